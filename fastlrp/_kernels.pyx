@@ -1,0 +1,399 @@
+# cython: language_level=3, cdivision=True, embedsignature=True
+"""The compiled kernels: checks buffers, packs weights, allocates outputs, drops the GIL, calls C.
+
+Arrays are float32, C-contiguous, channels last. Callers (ops.py) hand over nothing else; a buffer that does
+not fit raises here, so that C can trust every pointer.
+"""
+
+cimport numpy as cnp
+from libc.stdint cimport int32_t, int64_t
+from libc.stdlib cimport calloc, free
+
+import numpy as np
+
+cnp.import_array()
+
+cdef extern from "fastlrp.h" nogil:
+    enum:
+        FLRP_OK
+        FLRP_PLAIN, FLRP_POSITIVE, FLRP_NEGATIVE, FLRP_SHIFTED
+        FLRP_RELU, FLRP_LEAKY_RELU, FLRP_TANH, FLRP_SIGMOID, FLRP_ABS, FLRP_SOFTPLUS
+        FLRP_ISA_COUNT
+    ctypedef struct flrp_operand:
+        const float *data
+        const float *bound
+        int read
+    ctypedef struct flrp_ratio:
+        const float *relevance
+        float epsilon, coefficient
+        int is_signed
+    ctypedef struct flrp_epilogue:
+        float *out
+        const float *bias
+        flrp_ratio ratio
+        flrp_operand factor
+        int64_t factor_period
+        int accumulate
+    ctypedef struct flrp_axis:
+        int64_t count, step, start, stride, taps
+        const int64_t *offsets
+    ctypedef struct flrp_product:
+        flrp_axis rows, cols
+        int64_t src_h, src_w, src_c, dst_h, dst_w, dst_c, groups, parts
+        const float *weights
+        int narrow
+    ctypedef struct flrp_window:
+        int64_t in_h, in_w, channels, out_h, out_w
+        int64_t kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w
+    int flrp_supported(int isa)
+    const char *flrp_isa_name(int isa)
+    int flrp_lanes(int isa)
+    int flrp_panel_width(int isa)
+    void flrp_init()
+    int flrp_product_run(int isa, int threads, const flrp_product *p, int64_t samples, const flrp_operand *operands,
+                         const flrp_epilogue *epilogue)
+    int flrp_weight_gradient(int isa, int threads, const flrp_window *w, int64_t groups, int64_t outputs,
+                             int64_t samples, const float *x, const float *g, float *out)
+    void flrp_sum_pool(int isa, int threads, const flrp_window *w, int64_t samples, const float *x,
+                       const float *scale, float *out)
+    void flrp_sum_pool_backward(int isa, int threads, const flrp_window *w, int64_t samples, const float *g,
+                                const float *scale, float *out)
+    void flrp_max_pool(int isa, int threads, const flrp_window *w, int64_t samples, const float *x, float *out,
+                       int32_t *winner)
+    void flrp_max_pool_backward(int isa, int threads, const flrp_window *w, int64_t samples, const float *g,
+                                const int32_t *winner, float *out)
+    void flrp_ratio_map(int isa, int threads, int64_t samples, int64_t size, int64_t channels, const float *sums,
+                        int64_t sums_stride, const float *bias, const flrp_ratio *ratio, float *out)
+    void flrp_gamma_map(int isa, int threads, int64_t samples, int64_t size, int64_t channels, const float *p,
+                        const float *q, const float *z, const float *bias, float gamma, const flrp_ratio *ratio,
+                        float *a, float *b)
+    void flrp_activation(int isa, int threads, int kind, float parameter, int64_t size, const float *x, float *out)
+    void flrp_activation_backward(int isa, int threads, int kind, float parameter, int64_t size, const float *x,
+                                  const float *g, float *out)
+    int flrp_is_nonnegative(int64_t size, const float *x)
+
+flrp_init()
+
+READS = {"plain": FLRP_PLAIN, "positive": FLRP_POSITIVE, "negative": FLRP_NEGATIVE, "shifted": FLRP_SHIFTED}
+ACTIVATIONS = {"relu": FLRP_RELU, "leaky_relu": FLRP_LEAKY_RELU, "tanh": FLRP_TANH, "sigmoid": FLRP_SIGMOID,
+               "abs": FLRP_ABS, "softplus": FLRP_SOFTPLUS}
+ISAS = {flrp_isa_name(i).decode(): i for i in range(FLRP_ISA_COUNT) if flrp_supported(i)}
+
+cdef int isa = max(ISAS.values())
+cdef int threads = 1
+
+
+def set_isa(str name):
+    """Run on this instruction set from now on; products packed before keep theirs."""
+    global isa
+    if name not in ISAS:
+        raise ValueError(f"isa must be one of {sorted(ISAS)} on this machine, got {name!r}")
+    isa = ISAS[name]
+
+
+def get_isa():
+    return flrp_isa_name(isa).decode()
+
+
+def set_threads(int n):
+    global threads
+    threads = n
+
+
+def get_threads():
+    return threads
+
+
+cdef float *pointer(array, Py_ssize_t size, str name) except NULL:
+    """The data of a float32 C-contiguous array of `size` elements."""
+    cdef cnp.ndarray a
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{name} must be an array, got {type(array).__name__}")
+    a = <cnp.ndarray>array
+    if cnp.PyArray_TYPE(a) != cnp.NPY_FLOAT32 or not cnp.PyArray_ISCARRAY_RO(a) or cnp.PyArray_SIZE(a) != size:
+        raise ValueError(f"{name} must be float32, C-contiguous and of {size} elements, "
+                         f"got {a.dtype}, shape {array.shape}")
+    return <float *>cnp.PyArray_DATA(a)
+
+
+cdef int fill_operand(flrp_operand *o, operand, Py_ssize_t samples, Py_ssize_t size, str name) except -1:
+    """operand: (array, read, bound or None)."""
+    array, read, bound = operand
+    o.data = pointer(array, samples * size, name)
+    o.read = READS[read]
+    o.bound = NULL
+    if o.read == FLRP_SHIFTED:
+        o.bound = pointer(bound, size, f"{name}'s bound")
+    return 0
+
+
+cdef int fill_ratio(flrp_ratio *r, ratio, Py_ssize_t size) except -1:
+    """ratio: (relevance, epsilon, coefficient, signed)."""
+    relevance, epsilon, coefficient, is_signed = ratio
+    r.relevance = pointer(relevance, size, "relevance")
+    r.epsilon, r.coefficient, r.is_signed = epsilon, coefficient, is_signed
+    return 0
+
+
+def pack_wide(weight, rows, cols, Py_ssize_t groups, Py_ssize_t width):
+    """(kh, kw, parts, channels / group, outputs) to [group][panel][k][width], zeros past the last output."""
+    taken = weight[list(rows.kernel)][:, list(cols.kernel)]
+    outputs = weight.shape[-1] // groups
+    k = taken[..., 0].size
+    panels = -(-outputs // width)
+    packed = np.zeros((groups, k, panels * width), np.float32)
+    packed[:, :, :outputs] = taken.reshape(k, groups, outputs).transpose(1, 0, 2)
+    return np.ascontiguousarray(packed.reshape(groups, k, panels, width).transpose(0, 2, 1, 3))
+
+
+def pack_narrow(weight, rows, cols):
+    """(kh, kw, parts, channels, outputs) to [row tap][part][channel][column tap][output]."""
+    taken = weight[list(rows.kernel)][:, list(cols.kernel)]
+    return np.ascontiguousarray(taken.transpose(0, 2, 3, 1, 4), dtype=np.float32)
+
+
+cdef class Product:
+    """A linear map with packed weights: destination = weights · (operands side by side), then an epilogue.
+
+    sweeps: shapes.Sweep tuples; src, dst: (h, w, channels); weight: (kh, kw, parts, src channels / groups,
+    dst channels). Immutable once built, so that threads share it.
+    """
+
+    cdef flrp_product *sweeps
+    cdef Py_ssize_t count, src_size, dst_size, dst_channels, parts
+    cdef int isa
+    cdef list keep  # arrays that the sweeps point into
+
+    def __cinit__(self, sweeps, src, dst, Py_ssize_t groups, weight):
+        cdef Py_ssize_t i
+        cdef flrp_product *p
+        self.isa = isa
+        self.keep = []
+        self.count = len(sweeps)
+        self.parts = weight.shape[2]
+        self.src_size, self.dst_size, self.dst_channels = src[0] * src[1] * src[2], dst[0] * dst[1] * dst[2], dst[2]
+        if weight.shape[3] * groups != src[2] or weight.shape[4] != dst[2]:
+            raise ValueError(f"weight of shape {weight.shape} does not map {src} to {dst} in {groups} groups")
+        self.sweeps = <flrp_product *>calloc(self.count, sizeof(flrp_product))
+        if self.sweeps == NULL:
+            raise MemoryError
+        for i in range(self.count):
+            p = &self.sweeps[i]
+            p.src_h, p.src_w, p.src_c = src
+            p.dst_h, p.dst_w, p.dst_c = dst
+            p.groups, p.parts = groups, self.parts
+            self.fill_axis(&p.rows, sweeps[i].rows)
+            self.fill_axis(&p.cols, sweeps[i].cols)
+            self.pack(p, sweeps[i], weight)
+
+    def __dealloc__(self):
+        free(self.sweeps)
+
+    cdef int fill_axis(self, flrp_axis *a, axis) except -1:
+        offsets = np.array(axis.offsets, np.int64)
+        self.keep.append(offsets)
+        a.count, a.step, a.start, a.stride = axis.count, axis.step, axis.start, axis.stride
+        a.taps, a.offsets = len(axis.offsets), <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>offsets)
+        return 0
+
+    cdef int pack(self, flrp_product *p, sweep, weight) except -1:
+        """Few output channels and a long line: lanes run along the columns. Chosen by shape alone."""
+        cdef Py_ssize_t lanes = flrp_lanes(self.isa)
+        p.narrow = p.groups == 1 and p.cols.step == 1 and 2 * p.dst_c <= lanes and p.cols.count >= lanes
+        if p.narrow:
+            packed = pack_narrow(weight, sweep.rows, sweep.cols)
+        else:
+            packed = pack_wide(weight, sweep.rows, sweep.cols, p.groups, flrp_panel_width(self.isa))
+        self.keep.append(packed)
+        p.weights = <const float *>cnp.PyArray_DATA(<cnp.ndarray>packed)
+        return 0
+
+    def __call__(self, Py_ssize_t samples, operands, out, *, bias=None, ratio=None, factor=None,
+                 bint accumulate=False):
+        """Write (or add) the product of `samples` samples to `out`.
+
+        operands: one (array, read, bound) per part. Then, in this order: + bias (channels,); the quotient
+        ratio = (relevance, epsilon, coefficient, signed); times factor = (array, read, bound).
+        """
+        cdef flrp_operand sources[2]
+        cdef flrp_epilogue e
+        cdef int status = FLRP_OK, run_threads = threads
+        cdef Py_ssize_t i
+        if len(operands) != self.parts:
+            raise ValueError(f"expected {self.parts} operands, got {len(operands)}")
+        for i in range(self.parts):
+            fill_operand(&sources[i], operands[i], samples, self.src_size, "operand")
+        e.out = pointer(out, samples * self.dst_size, "out")
+        e.bias = NULL if bias is None else pointer(bias, self.dst_channels, "bias")
+        e.ratio.relevance = NULL
+        if ratio is not None:
+            fill_ratio(&e.ratio, ratio, samples * self.dst_size)
+        e.factor.data = NULL
+        if factor is not None:
+            fill_operand(&e.factor, factor, samples, self.dst_size, "factor")
+        e.factor_period = self.dst_size
+        e.accumulate = accumulate
+        with nogil:
+            for i in range(self.count):
+                status |= flrp_product_run(self.isa, run_threads, &self.sweeps[i], samples, sources, &e)
+        if status != FLRP_OK:
+            raise MemoryError("no memory for a product's scratch")
+        return out
+
+
+cdef flrp_window window_of(window):
+    cdef flrp_window w
+    w.in_h, w.in_w, w.channels = window.in_shape
+    w.out_h, w.out_w = window.grid
+    w.kernel_h, w.kernel_w = window.kernel
+    w.stride_h, w.stride_w = window.stride
+    w.pad_top, w.pad_left = window.padding[0][0], window.padding[1][0]
+    w.dilation_h, w.dilation_w = window.dilation
+    return w
+
+
+def weight_gradient(geometry, x, g):
+    """Gradient of Σ g · layer(x) in the weights: (kh, kw, in / groups, out)."""
+    cdef flrp_window w = window_of(geometry)
+    cdef int64_t samples = x.shape[0], outputs = geometry.out_channels, groups = geometry.groups
+    cdef int status, run_threads = threads, run_isa = isa
+    cdef const float *px = pointer(x, samples * w.in_h * w.in_w * w.channels, "x")
+    cdef const float *pg = pointer(g, samples * w.out_h * w.out_w * outputs, "g")
+    out = np.empty(geometry.weight_shape, np.float32)
+    cdef float *po = pointer(out, out.size, "out")
+    with nogil:
+        status = flrp_weight_gradient(run_isa, run_threads, &w, groups, outputs, samples, px, pg, po)
+    if status != FLRP_OK:
+        raise MemoryError("no memory for a weight gradient's scratch")
+    return out
+
+
+def sum_pool(window, x, scale):
+    """scale (rows, columns) times the sum over each window."""
+    cdef flrp_window w = window_of(window)
+    cdef int64_t samples = x.shape[0]
+    cdef int run_threads = threads, run_isa = isa
+    out = np.empty((samples, *window.out_shape), np.float32)
+    cdef const float *px = pointer(x, samples * w.in_h * w.in_w * w.channels, "x")
+    cdef const float *ps = pointer(scale, w.out_h * w.out_w, "scale")
+    cdef float *po = pointer(out, out.size, "out")
+    with nogil:
+        flrp_sum_pool(run_isa, run_threads, &w, samples, px, ps, po)
+    return out
+
+
+def sum_pool_backward(window, g, scale):
+    cdef flrp_window w = window_of(window)
+    cdef int64_t samples = g.shape[0]
+    cdef int run_threads = threads, run_isa = isa
+    out = np.empty((samples, *window.in_shape), np.float32)
+    cdef const float *pg = pointer(g, samples * w.out_h * w.out_w * w.channels, "g")
+    cdef const float *ps = pointer(scale, w.out_h * w.out_w, "scale")
+    cdef float *po = pointer(out, out.size, "out")
+    with nogil:
+        flrp_sum_pool_backward(run_isa, run_threads, &w, samples, pg, ps, po)
+    return out
+
+
+def max_pool(window, x):
+    """The largest value of each window, and the index of its tap (first in scan order on ties)."""
+    cdef flrp_window w = window_of(window)
+    cdef int64_t samples = x.shape[0]
+    cdef int run_threads = threads, run_isa = isa
+    out = np.empty((samples, *window.out_shape), np.float32)
+    winner = np.empty(out.shape, np.int32)
+    cdef const float *px = pointer(x, samples * w.in_h * w.in_w * w.channels, "x")
+    cdef float *po = pointer(out, out.size, "out")
+    cdef int32_t *pw = <int32_t *>cnp.PyArray_DATA(<cnp.ndarray>winner)
+    with nogil:
+        flrp_max_pool(run_isa, run_threads, &w, samples, px, po, pw)
+    return out, winner
+
+
+def max_pool_backward(window, g, winner):
+    cdef flrp_window w = window_of(window)
+    cdef int64_t samples = g.shape[0]
+    cdef int run_threads = threads, run_isa = isa
+    out = np.empty((samples, *window.in_shape), np.float32)
+    cdef const float *pg = pointer(g, samples * w.out_h * w.out_w * w.channels, "g")
+    if winner.dtype != np.int32 or not winner.flags.c_contiguous or winner.size != g.size:
+        raise ValueError(f"winner must be int32, C-contiguous and of {g.size} elements")
+    cdef const int32_t *pw = <const int32_t *>cnp.PyArray_DATA(<cnp.ndarray>winner)
+    cdef float *po = pointer(out, out.size, "out")
+    with nogil:
+        flrp_max_pool_backward(run_isa, run_threads, &w, samples, pg, pw, po)
+    return out
+
+
+def ratio_map(sums, bias, ratio):
+    """coefficient · relevance / s(sums + bias); sums may have one sample for all. Channels are the last axis."""
+    cdef flrp_ratio r
+    relevance = ratio[0]
+    cdef int64_t samples = relevance.shape[0], channels = relevance.shape[-1]
+    cdef int64_t size = relevance.size // samples if samples else 0, own = sums.shape[0]
+    cdef int64_t stride = 0 if own == 1 and samples != 1 else size
+    cdef int run_threads = threads, run_isa = isa
+    fill_ratio(&r, ratio, relevance.size)
+    out = np.empty(relevance.shape, np.float32)
+    cdef const float *ps = pointer(sums, size if stride == 0 and samples else relevance.size, "sums")
+    cdef const float *pb = NULL if bias is None else pointer(bias, channels, "bias")
+    cdef float *po = pointer(out, out.size, "out")
+    with nogil:
+        flrp_ratio_map(run_isa, run_threads, samples, size, channels, ps, stride, pb, &r, po)
+    return out
+
+
+def gamma_map(p, q, z, bias, float gamma, ratio):
+    """The Gamma rule's pointwise map: arrays A and B of the canonical form."""
+    cdef flrp_ratio r
+    relevance = ratio[0]
+    cdef int64_t total = relevance.size, samples = relevance.shape[0], channels = relevance.shape[-1]
+    cdef int64_t size = total // samples if samples else 0
+    cdef int run_threads = threads, run_isa = isa
+    fill_ratio(&r, ratio, total)
+    a, b = np.empty(relevance.shape, np.float32), np.empty(relevance.shape, np.float32)
+    cdef const float *pp = pointer(p, total, "p")
+    cdef const float *pq = pointer(q, total, "q")
+    cdef const float *pz = pointer(z, total, "z")
+    cdef const float *pb = NULL if bias is None else pointer(bias, channels, "bias")
+    cdef float *pa = pointer(a, total, "a")
+    cdef float *po = pointer(b, total, "b")
+    with nogil:
+        flrp_gamma_map(run_isa, run_threads, samples, size, channels, pp, pq, pz, pb, gamma, &r, pa, po)
+    return a, b
+
+
+def activation(str kind, x, float parameter=0):
+    cdef int code = ACTIVATIONS[kind], run_threads = threads, run_isa = isa
+    cdef int64_t size = x.size
+    out = np.empty(x.shape, np.float32)
+    cdef const float *px = pointer(x, size, "x")
+    cdef float *po = pointer(out, size, "out")
+    with nogil:
+        flrp_activation(run_isa, run_threads, code, parameter, size, px, po)
+    return out
+
+
+def activation_backward(str kind, x, g, float parameter=0):
+    """g times the activation's slope at x."""
+    cdef int code = ACTIVATIONS[kind], run_threads = threads, run_isa = isa
+    cdef int64_t size = x.size
+    out = np.empty(x.shape, np.float32)
+    cdef const float *px = pointer(x, size, "x")
+    cdef const float *pg = pointer(g, size, "g")
+    cdef float *po = pointer(out, size, "out")
+    with nogil:
+        flrp_activation_backward(run_isa, run_threads, code, parameter, size, px, pg, po)
+    return out
+
+
+def nonnegative_samples(x):
+    """For each sample, whether all its values are >= 0 (and so none NaN)."""
+    cdef int64_t i, samples = x.shape[0], size = x.size // samples if samples else 0
+    cdef const float *px = pointer(x, x.size, "x")
+    out = np.empty(samples, np.bool_)
+    cdef char *po = <char *>cnp.PyArray_DATA(<cnp.ndarray>out)
+    with nogil:
+        for i in range(samples):
+            po[i] = flrp_is_nonnegative(size, px + i * size)
+    return out

@@ -1,0 +1,172 @@
+"""Composites: ordered first-match lists that give each layer of a network its rule.
+
+An entry is (key, rule). Keys: a layer's name; "first" (the first layer with weights in execution order),
+"first convolution" (the same, if it is a convolution), "first bounded" (the same, if Format or Normalize tells the
+input's range); a role: "convolution", "linear", "activation", "sum", "route", "scale"; a kind, as "relu".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .graph import Graph
+from .rules import (
+    AlphaBeta,
+    Epsilon,
+    Flat,
+    Gamma,
+    Gradient,
+    Norm,
+    Pass,
+    PositiveGradient,
+    Rule,
+    SmoothGradient,
+    WSquare,
+    ZBox,
+    ZPlus,
+)
+
+Entries = tuple[tuple[str, Rule], ...]
+
+BASE: Entries = (("activation", Pass()), ("sum", Norm(None)), ("route", Pass()), ("scale", Pass()))
+
+
+@dataclass(frozen=True)
+class Composite:
+    """Rules by layer: entries in order, the first match wins, then `base`.
+
+    start: where relevance begins unless told otherwise ("logit" or "one"). times_input: multiply the result by the
+    input. layers: entries by layer name, which come before all others.
+    """
+
+    name: str
+    entries: Entries
+    base: Entries = BASE
+    start: str = "logit"
+    times_input: bool = False
+    layers: Entries = ()
+
+    def override(self, rules: Mapping[str, Rule]) -> Composite:
+        """The same with other rules for the layers named."""
+        for name, rule in rules.items():
+            if not isinstance(rule, Rule):
+                raise TypeError(f"the rule for layer {name!r} must be a fastlrp.rules rule, got {rule!r}")
+        return replace(self, layers=(*rules.items(), *self.layers))
+
+    def resolve(self, graph: Graph) -> list[Rule]:
+        """One rule for each layer of the graph, in execution order."""
+        names = {layer.name for layer in graph.layers}
+        unknown = [name for name, _ in self.layers if name not in names]
+        if unknown:
+            raise ValueError(f"composite names unknown layers {unknown}; the network has {sorted(names)}")
+        first = next((layer for layer in graph.layers if layer.role in ("convolution", "linear")), None)
+        rules = []
+        for layer in graph.layers:
+            keys = {layer.role, layer.kind}
+            if layer is first:
+                keys |= {"first", f"first {layer.role}"} | ({"first bounded"} if graph.input_bounds() else set())
+            by_name = [rule for name, rule in self.layers if name == layer.name]
+            found = by_name or [rule for key, rule in (*self.entries, *self.base) if key in keys]
+            if not found:
+                raise ValueError(f"composite {self.name!r} has no rule for layer {layer.name!r} ({layer.kind})")
+            rules.append(found[0])
+        return rules
+
+
+def _layered(name: str, convolution: Rule, linear: Rule, *first: tuple[str, Rule], base: Entries = BASE) -> Composite:
+    return Composite(name, (*first, ("convolution", convolution), ("linear", linear)), base)
+
+
+def EpsilonPlus() -> Composite:
+    """ZPlus for convolutions, Epsilon for dense layers."""
+    return _layered("epsilon_plus", ZPlus(None), Epsilon(None))
+
+
+def EpsilonPlusFlat() -> Composite:
+    """EpsilonPlus with Flat for the first layer with weights."""
+    return _layered("epsilon_plus_flat", ZPlus(None), Epsilon(None), ("first", Flat(None)))
+
+
+def EpsilonAlpha2Beta1() -> Composite:
+    """AlphaBeta(2, 1) for convolutions, Epsilon for dense layers."""
+    return _layered("epsilon_alpha2_beta1", AlphaBeta(2, 1, None), Epsilon(None))
+
+
+def EpsilonAlpha2Beta1Flat() -> Composite:
+    """EpsilonAlpha2Beta1 with Flat for the first layer with weights."""
+    return _layered("epsilon_alpha2_beta1_flat", AlphaBeta(2, 1, None), Epsilon(None), ("first", Flat(None)))
+
+
+def EpsilonGammaBox(low: Any = None, high: Any = None) -> Composite:
+    """Gamma(0.25) for convolutions, Epsilon for dense layers, ZBox(low, high) for a first convolution."""
+    return _layered("epsilon_gamma_box", Gamma(0.25, None), Epsilon(None),
+                    ("first convolution", ZBox(low, high, None)))
+
+
+def ExcitationBackprop() -> Composite:
+    """ZPlus for all layers with weights, plain gradients for activations. Source: Zhang et al. 2016."""
+    return _layered("excitation_backprop", ZPlus(None), ZPlus(None), base=(("activation", Gradient()), *BASE))
+
+
+def DeepTaylor(low: Any = None, high: Any = None) -> Composite:
+    """AlphaBeta(1, 0) without bias; the first layer ZBox if the input is bounded, else WSquare (without bias too).
+
+    Bounded: low and high are given, or Format or Normalize tells the range. Source: Montavon et al. 2017.
+    """
+    rule = AlphaBeta(1, 0, None, bias=False)
+    first = ("first bounded" if low is None and high is None else "first", ZBox(low, high, None))
+    return _layered("deep_taylor", rule, rule, first, ("first", WSquare(None, bias=False)))
+
+
+def _gradient(name: str, *entries: tuple[str, Rule], times_input: bool = False) -> Composite:
+    roles = ("convolution", "linear", "activation", "sum", "route", "scale")
+    return Composite(name, entries, tuple((role, Gradient()) for role in roles), "one", times_input)
+
+
+def PlainGradient() -> Composite:
+    """The gradient of the target's output in the input."""
+    return _gradient("gradient")
+
+
+def GradientXInput() -> Composite:
+    """The gradient times the input."""
+    return _gradient("gradient_x_input", times_input=True)
+
+
+def DeconvNet() -> Composite:
+    """The gradient with max(R, 0) at every ReLU. Source: Zeiler and Fergus 2014."""
+    return _gradient("deconvnet", ("relu", PositiveGradient()))
+
+
+def GuidedBackprop() -> Composite:
+    """The gradient with max(R, 0) · 1(z > 0) at every ReLU. Source: Springenberg et al. 2015."""
+    return _gradient("guided_backprop", ("relu", PositiveGradient(gate=True)))
+
+
+def BetaSmooth(beta: float = 10.0) -> Composite:
+    """The gradient with σ(βz)·R at every ReLU. Source: Dombrowski et al. 2019."""
+    return _gradient("beta_smooth", ("relu", SmoothGradient(beta)))
+
+
+def Uniform(rule: Rule, first: Rule | None = None) -> Composite:
+    """One rule for every layer with weights, another for the first one if given."""
+    for name, value in (("rule", rule), ("first", first)):
+        if not isinstance(value, Rule) and not (name == "first" and value is None):
+            raise TypeError(f"{name} must be a fastlrp.rules rule, got {value!r}")
+    return _layered("uniform", rule, rule, *([("first", first)] if first else []))
+
+
+PRESETS: dict[str, Callable[..., Composite]] = {
+    "epsilon_plus": EpsilonPlus, "epsilon_plus_flat": EpsilonPlusFlat,
+    "epsilon_alpha2_beta1": EpsilonAlpha2Beta1, "epsilon_alpha2_beta1_flat": EpsilonAlpha2Beta1Flat,
+    "epsilon_gamma_box": EpsilonGammaBox, "excitation_backprop": ExcitationBackprop, "deep_taylor": DeepTaylor,
+    "gradient": PlainGradient, "gradient_x_input": GradientXInput, "deconvnet": DeconvNet,
+    "guided_backprop": GuidedBackprop, "beta_smooth": BetaSmooth,
+}
+
+
+def names() -> list[str]:
+    """The names of the presets."""
+    return list(PRESETS)

@@ -1,0 +1,209 @@
+"""Explanations: from a batch of inputs to relevance maps. Chunks the batch, sets the start, collects the results."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from . import methods
+from .composites import PRESETS, Composite
+from .graph import Graph, Trace
+from .ops import real_array
+from .propagate import Plan, make_plan, propagate
+from .reference import Array
+from .rules import CONVENTIONS, Rule
+
+
+@dataclass
+class Explanation:
+    """What `Network.explain` returns. N samples."""
+
+    relevance: Array  # shape and layout of the input
+    output: Array  # of the explained layer: logits (N, outputs) unless start_layer says otherwise
+    target: Array | None  # class explained for each sample (N,); None where the start was given as an array
+    layers: dict[str, Array] = field(default_factory=dict)  # relevance of each layer's output, with layers=True
+    start: Array | None = None  # relevance at the explained layer's output
+
+
+@dataclass(frozen=True)
+class Request:
+    """A checked call: everything but the data."""
+
+    composite: Composite
+    plan: Plan
+    start: Any  # "logit", "one" or an array (N, ...)
+    end: int  # index of the value where relevance starts
+
+
+def find_composite(graph: Graph, composite: Any) -> Composite:
+    """A preset's name, a Composite, a `methods` spec, or {layer name: rule} on top of "epsilon_plus_flat"."""
+    if isinstance(composite, Composite):
+        return composite
+    if isinstance(composite, Mapping):
+        return PRESETS["epsilon_plus_flat"]().override(composite)
+    if isinstance(composite, str) and composite in PRESETS:
+        return PRESETS[composite]()
+    if isinstance(composite, (str, list, tuple)) and methods.is_methods(composite):
+        return methods.composite(graph, composite)
+    if isinstance(composite, Rule):
+        raise TypeError(f"composite must be a composite, got a rule; use fastlrp.composites.Uniform({composite})")
+    raise ValueError(f"composite must be one of {list(PRESETS)}, a Composite, a methods spec "
+                     f"({', '.join((*methods.NAMES, *methods.COMBINATIONS))}) or {{layer name: rule}}, got {composite!r}")
+
+
+def find_convention(composite: Any, compat: str | None) -> Any:
+    """compat by name; None: the original project's for its own `methods`, else zennit's."""
+    if compat is None:
+        own = isinstance(composite, (str, list, tuple)) and not (isinstance(composite, str) and composite in PRESETS)
+        compat = "tensorflow_lrp" if own else "zennit"
+    if compat not in CONVENTIONS:
+        raise ValueError(f"compat must be one of {list(CONVENTIONS)}, got {compat!r}")
+    return CONVENTIONS[compat]
+
+
+def explain(graph: Graph, x: Any, target: Any = None, composite: Any = "epsilon_plus_flat", *, start: Any = None,
+            start_layer: str | None = None, layers: bool = False, reference: Any = None,
+            batch_size: int | None = None, compat: str | None = None, progress: bool = False) -> Explanation:
+    """See `Network.explain`, which documents the arguments."""
+    x = graph.as_input(x)
+    chosen = find_composite(graph, composite)
+    means = _means(graph, x, reference, batch_size)
+    plan = make_plan(graph, chosen.resolve(graph), find_convention(composite, compat), means)
+    end = len(graph.nodes) if start_layer is None else graph.find(start_layer) + 1
+    request = Request(chosen, plan, *_check_start(graph, chosen, start, end, len(x)))
+    targets = _check_target(graph, target, request, len(x))
+    result = _allocate(graph, x, request, layers)
+    picked = None if isinstance(request.start, np.ndarray) else np.empty(len(x), np.int64)
+    with tqdm(total=len(x), unit="sample", disable=not progress, desc="explaining") as bar:
+        for chunk in graph.chunks(len(x), batch_size):
+            _explain_chunk(graph, x, chunk, request, targets, picked, result)
+            bar.update(chunk.stop - chunk.start)
+    result.target = picked
+    return result
+
+
+def _explain_chunk(graph: Graph, x: Array, chunk: slice, request: Request, targets: Array | None,
+                   picked: Array | None, result: Explanation) -> None:
+    trace = graph.trace(x[chunk])
+    output = result.output[chunk] = trace.values[request.end]
+    if picked is not None:
+        picked[chunk] = np.argmax(output, axis=1) if targets is None else targets[chunk]
+    relevance = result.start[chunk] = _start(request, output, chunk, picked)
+
+    def visit(i: int, value: Array) -> None:
+        if i > 0 and result.layers:
+            result.layers[graph.layers[i - 1].name][chunk] = value
+
+    back = propagate(graph, trace, request.plan, np.ascontiguousarray(relevance), request.end, visit)
+    result.relevance[chunk] = back * trace.values[0] if request.composite.times_input else back
+
+
+def _start(request: Request, output: Array, chunk: slice, picked: Array | None) -> Array:
+    """Relevance at the explained output: the array given, or logit or one at the target."""
+    if picked is None:
+        return request.start[chunk]
+    if request.plan.means is not None:
+        output = output - request.plan.means[request.end]
+    relevance = np.zeros_like(output)
+    rows = np.arange(len(output))
+    relevance[rows, picked[chunk]] = output[rows, picked[chunk]] if request.start == "logit" else 1
+    return relevance
+
+
+def _allocate(graph: Graph, x: Array, request: Request, layers: bool) -> Explanation:
+    shapes = [graph.input_shape, *(layer.out_shape for layer in graph.layers)]
+    empty = [np.empty((len(x), *shape), graph.ops.dtype) for shape in (shapes[0], shapes[request.end],
+                                                                      shapes[request.end])]
+    found = {graph.layers[i].name: np.empty((len(x), *shapes[i + 1]), graph.ops.dtype)
+             for i in range(request.end)} if layers else {}
+    return Explanation(empty[0], empty[1], None, found, empty[2])
+
+
+def _check_start(graph: Graph, composite: Composite, start: Any, end: int, n: int) -> tuple[Any, int]:
+    shape = graph.layers[end - 1].out_shape
+    start = composite.start if start is None else start
+    if isinstance(start, str):
+        if start not in ("logit", "one"):
+            raise ValueError(f'start must be "logit", "one" or an array of shape {("N", *shape)}, got {start!r}')
+        if len(shape) != 1:
+            raise ValueError(f"layer {graph.layers[end - 1].name!r} has outputs of shape {shape}, not classes: give "
+                             f"start as an array of shape {('N', *shape)}")
+        return start, end
+    start = real_array(start, graph.ops.dtype, "start")
+    if start.shape != (n, *shape):
+        raise ValueError(f"start must have shape {(n, *shape)}, got {start.shape}")
+    return start, end
+
+
+def _check_target(graph: Graph, target: Any, request: Request, n: int) -> Array | None:
+    if target is None:
+        return None
+    if isinstance(request.start, np.ndarray):
+        raise ValueError("target must be None where start is an array: the array says what is explained")
+    target, classes = np.asarray(target), graph.layers[request.end - 1].out_shape[0]
+    if target.dtype.kind not in "iu" or target.ndim > 1 or target.shape not in ((), (n,)):
+        raise ValueError(f"target must be None, an int or an array of {n} ints, got dtype {target.dtype}, "
+                         f"shape {target.shape}")
+    if target.size and not (0 <= target.min() and target.max() < classes):
+        raise ValueError(f"target must be between 0 and {classes - 1}, got {target.min()} to {target.max()}")
+    return np.broadcast_to(target.astype(np.int64), (n,))
+
+
+def _means(graph: Graph, x: Array, reference: Any, batch_size: int | None) -> list[Array] | None:
+    """Mean of every value over the reference, in double precision: all of x for "batch", or the inputs given."""
+    if reference is None:
+        return None
+    if isinstance(reference, str):
+        if reference != "batch":
+            raise ValueError(f'reference must be None, "batch" or an array of inputs, got {reference!r}')
+        samples = x
+    else:
+        samples = graph.as_input(reference, "reference")
+    if not len(samples):
+        raise ValueError("reference must hold at least one sample")
+    sums: list[Any] = [0.0] * (len(graph.nodes) + 1)
+    for chunk in graph.chunks(len(samples), batch_size):
+        for sample in _samples(graph.trace(samples[chunk])):
+            sums = [total + value for total, value in zip(sums, sample, strict=True)]
+    return [(total / len(samples)).astype(graph.ops.dtype) for total in sums]
+
+
+def _samples(trace: Trace) -> Any:
+    """Each sample's values, so that sums do not depend on the chunks."""
+    return zip(*(value.astype(np.float64) for value in trace.values), strict=True)
+
+
+@dataclass
+class Conservation:
+    """Sums of relevance by layer and sample, from `Network.conservation_check`. L layers, N samples."""
+
+    names: list[str]
+    relevance_out: Array  # (L, N): Σ of the relevance of each layer's output
+    relevance_in: Array  # (L, N): Σ of the relevance of its input
+
+    @property
+    def ratio(self) -> Array:
+        """(L, N): relevance_in / relevance_out; 1 where both are zero."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            both = (self.relevance_in == 0) & (self.relevance_out == 0)
+            return np.where(both, 1.0, self.relevance_in / self.relevance_out)
+
+    def __str__(self) -> str:
+        lines = [f"{'layer':<14}{'sample':>7}{'R out':>14}{'R in':>14}{'in / out':>12}"]
+        for name, outs, ins, ratios in zip(self.names, self.relevance_out, self.relevance_in, self.ratio, strict=True):
+            lines += [f"{name:<14}{i:>7}{o:>14.6g}{r:>14.6g}{q:>12.6g}"
+                      for i, (o, r, q) in enumerate(zip(outs, ins, ratios, strict=True))]
+        return "\n".join(lines)
+
+
+def conservation(graph: Graph, found: Explanation) -> Conservation:
+    """Sums over the layers of an explanation made with layers=True."""
+    names = list(found.layers)
+    maps = [found.relevance, *found.layers.values()]
+    sums = np.stack([r.reshape(len(r), math.prod(r.shape[1:])).sum(axis=1, dtype=np.float64) for r in maps])
+    return Conservation(names, sums[1:], sums[:-1])

@@ -1,0 +1,171 @@
+"""The graph of a network: nodes in topological order, the trace of a run, the forward pass.
+
+Value 0 is the input, value i + 1 the output of node i. A sequential network is the simple case in which every
+node reads the value before it.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .layers import Layer, WeightedLayer
+from .ops import NATIVE, real_array
+from .reference import Array
+from .shapes import as_size
+
+CHUNK_BYTES = 32 << 20  # activations of one chunk: they stay in the outer caches
+
+
+@dataclass(frozen=True)
+class Node:
+    """A layer and the indices of the values it reads."""
+
+    layer: Layer
+    inputs: tuple[int, ...]
+
+
+@dataclass
+class Trace:
+    """One batch's run: every value, and what each node keeps for its backward pass."""
+
+    values: list[Array]
+    kept: list[Any]
+
+
+class Graph:
+    """Nodes in execution order over one backend (`ops`): builds, runs forward. Immutable while running."""
+
+    def __init__(self, layers: Sequence[Layer], input_shape: Sequence[int], ops: Any = NATIVE):
+        self.ops = ops
+        self.input_shape = tuple(as_size(size, "input_shape") for size in input_shape)
+        if not self.input_shape:
+            raise ValueError("input_shape must hold at least one size: the shape of a sample without the batch")
+        self.nodes = [Node(layer, (i,)) for i, layer in enumerate(layers)]
+        self._check()
+        self._name()
+        self._build()
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The layers in execution order."""
+        return [node.layer for node in self.nodes]
+
+    @property
+    def weighted(self) -> list[WeightedLayer]:
+        """The layers that have parameters, in execution order."""
+        return [layer for layer in self.layers if isinstance(layer, WeightedLayer)]
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        return self.layers[-1].out_shape
+
+    def _check(self) -> None:
+        if not self.nodes:
+            raise ValueError("layers must hold at least one layer")
+        seen: set[int] = set()
+        for i, layer in enumerate(self.layers):
+            if not isinstance(layer, Layer):
+                raise TypeError(f"layers[{i}] must be a fastlrp layer, got {layer!r}")
+            if id(layer) in seen or layer.in_shape:
+                raise ValueError(f"layers[{i}] ({layer!r}) already belongs to a network; make a new layer")
+            seen.add(id(layer))
+
+    def _name(self) -> None:
+        """Names by kind and position among its kind, as "conv1", unless given."""
+        counts: dict[str, int] = {}
+        taken = {layer.name for layer in self.layers if layer.name is not None}
+        if len(taken) < sum(layer.name is not None for layer in self.layers):
+            raise ValueError("layer names must differ from each other")
+        for layer in self.layers:
+            counts[layer.kind] = counts.get(layer.kind, 0) + 1
+            if layer.name is None:
+                layer.name = f"{layer.kind}{counts[layer.kind]}"
+                if layer.name in taken:
+                    raise ValueError(f"the name {layer.name!r} is needed for an unnamed layer; choose another")
+
+    def _build(self) -> None:
+        shapes = [self.input_shape]
+        for node in self.nodes:
+            try:
+                shapes.append(node.layer.build(*(shapes[i] for i in node.inputs)))
+            except ValueError as error:
+                for built in self.layers:
+                    built.in_shape = ()  # the layers can be used again
+                raise ValueError(f"layer {node.layer.name!r} ({node.layer!r}): {error}") from None
+
+    def find(self, name: str) -> int:
+        """Index of the layer with this name."""
+        for i, layer in enumerate(self.layers):
+            if layer.name == name:
+                return i
+        raise ValueError(f"no layer is named {name!r}; the network has {[layer.name for layer in self.layers]}")
+
+    def input_bounds(self) -> tuple[Array, Array] | None:
+        """Range of the first weighted layer's input where a Format or Normalize before it tells, else None."""
+        bounds = None
+        for layer in self.layers:
+            if isinstance(layer, WeightedLayer):
+                break
+            bounds = getattr(layer, "bounds", bounds)
+        return bounds
+
+    def nonnegative(self) -> list[bool]:
+        """For each value, whether the layers before it make it non-negative whatever the input."""
+        known = [False]
+        for node in self.nodes:
+            how = node.layer.nonnegative
+            known.append(how == "always" or (how == "as input" and all(known[i] for i in node.inputs)))
+        return known
+
+    def as_input(self, x: Any, name: str = "x") -> Array:
+        """A batch in the backend's type; ValueError where the samples' shape is not the network's."""
+        x = real_array(x, self.ops.dtype, name)
+        if x.shape[1:] != self.input_shape or x.ndim != len(self.input_shape) + 1:
+            raise ValueError(f"{name} must have shape (N, {', '.join(map(str, self.input_shape))}), got {x.shape}")
+        return x
+
+    def chunks(self, n: int, batch_size: int | None) -> Iterator[slice]:
+        """Slices of a batch of n whose activations fit the chunk budget, or of `batch_size` samples."""
+        if batch_size is None:
+            values = math.prod(self.input_shape) + sum(math.prod(layer.out_shape) for layer in self.layers)
+            batch_size = max(1, CHUNK_BYTES // (values * self.ops.dtype.itemsize))
+            batch_size = -(-n // max(1, -(-n // batch_size)))  # even chunks
+        else:
+            batch_size = as_size(batch_size, "batch_size")
+        for first in range(0, n, max(1, batch_size)):
+            yield slice(first, min(n, first + batch_size))
+
+    def trace(self, x: Array, rng: np.random.Generator | None = None) -> Trace:
+        """Run forward and keep everything; with `rng`, as in training."""
+        values, kept = [x], []
+        for node in self.nodes:
+            inputs = [values[i] for i in node.inputs]
+            if rng is None:
+                y, k = node.layer.forward(self.ops, *inputs)
+            else:
+                y, k = node.layer.forward_training(self.ops, *inputs, rng)
+            values.append(y)
+            kept.append(k)
+        return Trace(values, kept)
+
+    def forward(self, x: Any, batch_size: int | None = None) -> Array:
+        """Outputs (N, ...) for inputs (N, *input_shape): logits, for a classifier.
+
+        Any real array is taken (any dtype, strides, byte order) and converted to float32. batch_size: samples at a
+        time; it changes no bit of the result. TypeError for complex, object and string arrays; ValueError where the
+        shape does not fit.
+        """
+        x = self.as_input(x)
+        out = np.empty((len(x), *self.output_shape), self.ops.dtype)
+        for chunk in self.chunks(len(x), batch_size):
+            value = x[chunk]
+            for node in self.nodes:
+                value, _ = node.layer.forward(self.ops, value)
+            out[chunk] = value
+        return out

@@ -1,0 +1,206 @@
+"""What every layer is: parameters, shapes, a forward pass and its vector-Jacobian product. No run state.
+
+A layer is built once, for the shape of one sample, when a network is made. It never stores an activation:
+`forward` hands back what `backward` needs, and the network's trace keeps it.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import threading
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..ops import real_array
+from ..reference import Array
+from ..shapes import Geometry
+
+Shape = tuple[int, ...]
+
+
+class Layer:
+    """One operation of a network.
+
+    role: what rules may do with it. "linear" and "convolution" have weights; "sum" adds its inputs up (pools);
+    "activation" acts elementwise; "route" moves or picks values; "scale" formats the network's input.
+    nonnegative: whether the output is never negative: "always", "as input" or "unknown".
+    """
+
+    kind: ClassVar[str] = "layer"
+    role: ClassVar[str] = "activation"
+    nonnegative: ClassVar[str] = "unknown"
+    options: ClassVar[tuple[str, ...]] = ()  # constructor arguments, each kept under its own name
+
+    def __init__(self, name: str | None = None):
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"name must be a string, got {name!r}")
+        self.name = name
+        self.in_shape: Shape = ()
+        self.out_shape: Shape = ()
+
+    def build(self, in_shape: Shape) -> Shape:
+        """Fix the shape of one input sample; ValueError where it does not fit."""
+        if self.in_shape and self.in_shape != in_shape:
+            raise ValueError(f"already built for an input of shape {self.in_shape}, got {in_shape}")
+        out_shape = self.infer(in_shape)
+        self.in_shape, self.out_shape = in_shape, out_shape
+        return out_shape
+
+    def infer(self, in_shape: Shape) -> Shape:
+        """Shape of one output sample."""
+        return in_shape
+
+    def forward(self, ops: Any, x: Array) -> tuple[Array, Any]:
+        """The output of a batch, and what backward needs beyond x (or None)."""
+        raise TypeError(f"{type(self).__name__} has no forward pass")
+
+    def forward_training(self, ops: Any, x: Array, rng: np.random.Generator) -> tuple[Array, Any]:
+        """The same while training; only dropout differs."""
+        return self.forward(ops, x)
+
+    def backward(self, ops: Any, g: Array, x: Array, kept: Any) -> Array:
+        """Vector-Jacobian product: the gradient of Σ g · output in the input."""
+        raise TypeError(f"{type(self).__name__} has no backward pass")
+
+    def config(self) -> dict[str, Any]:
+        """The constructor arguments that make this layer again."""
+        return {option: getattr(self, option) for option in self.options}
+
+    def astype(self, dtype: np.dtype) -> Layer:
+        """A copy whose parameters have another float dtype."""
+        return copy.copy(self)
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{key}={value!r}" for key, value in self.config().items())
+        return f"{type(self).__name__}({arguments})"
+
+
+class WeightedLayer(Layer):
+    """A linear layer: z = W x + b, seen by the kernels as a convolution (`geometry`, `filters`)."""
+
+    out: int
+    use_bias: bool
+    geometry: Geometry
+
+    def __init__(self, out: int, bias: bool, name: str | None):
+        super().__init__(name)
+        if not isinstance(bias, (bool, np.bool_)):
+            raise TypeError(f"bias must be True or False, got {bias!r}")
+        self.out, self.use_bias = out, bool(bias)
+        self._parameters: dict[str, Array] = {}
+        self._packed: dict[tuple[Any, ...], Any] = {}
+        self._lock = threading.RLock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key not in ("_packed", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _packed={}, _lock=threading.RLock())
+
+    @property
+    def weight_shape(self) -> Shape:
+        return self.geometry.weight_shape
+
+    @property
+    def filters(self) -> Array:
+        """The weights as (kh, kw, in / groups, out)."""
+        return self.weight.reshape(self.geometry.weight_shape)
+
+    @property
+    def weight(self) -> Array:
+        """Read-only weights; assign an array of the same shape to change them."""
+        return self._parameter("weight")
+
+    @weight.setter
+    def weight(self, value: Any) -> None:
+        self._assign("weight", value, self.weight_shape)
+
+    @property
+    def bias(self) -> Array | None:
+        """Read-only bias (out,), None without bias; assign an array of the same shape to change it."""
+        return self._parameter("bias") if self.use_bias else None
+
+    @bias.setter
+    def bias(self, value: Any) -> None:
+        if not self.use_bias:
+            raise ValueError(f"layer {self.name!r} was made with bias=False and has no bias to assign")
+        self._assign("bias", value, (self.out,))
+
+    @property
+    def parameters(self) -> dict[str, Array]:
+        """Name to read-only array: "weight", and "bias" if there is one."""
+        return dict(self._parameters)
+
+    def _parameter(self, key: str) -> Array:
+        if key not in self._parameters:
+            raise ValueError(f"{type(self).__name__} has no {key} yet: its shape is known once a Network is built")
+        return self._parameters[key]
+
+    def _assign(self, key: str, value: Any, shape: Shape) -> None:
+        dtype = self._parameter(key).dtype
+        value = real_array(value, dtype, f"{self.name}.{key}")
+        if value.shape != shape:
+            raise ValueError(f"{self.name}.{key} must have shape {shape}, got {value.shape}")
+        self._store(key, value)
+
+    def _store(self, key: str, value: Array) -> None:
+        """Own copy, read-only; whatever was packed from the old values is dropped."""
+        value = np.array(value, order="C")
+        value.flags.writeable = False
+        with self._lock:
+            self._parameters = {**self._parameters, key: value}
+            self._packed = {}
+
+    def initialise(self, rng: np.random.Generator, init: str) -> None:
+        """Draw new parameters: "he" (normal, variance 2 / inputs, zero bias), or "truncated_normal", as in the
+        original TensorFlow project (deviation 0.1, redrawn beyond two deviations, bias 0.1).
+
+        Source: He et al. 2015, Delving Deep into Rectifiers.
+        """
+        shape, dtype = self.weight_shape, next((a.dtype for a in self._parameters.values()), np.dtype(np.float32))
+        if init == "he":
+            weight = rng.standard_normal(shape) * math.sqrt(2 / math.prod(shape[:-1]))
+        else:
+            weight = rng.standard_normal(shape)
+            while (far := np.abs(weight) > 2).any():
+                weight[far] = rng.standard_normal(int(far.sum()))
+            weight *= 0.1
+        self._store("weight", weight.astype(dtype))
+        if self.use_bias:
+            self._store("bias", np.full(self.out, 0.0 if init == "he" else 0.1, dtype))
+
+    def packed(self, key: tuple[Any, ...], pack: Callable[[WeightedLayer, tuple[Any, ...]], Any]) -> Any:
+        """What `pack(self, key)` made of the present weights: made once, under a lock, shared read-only."""
+        found = self._packed.get(key)
+        if found is None:
+            with self._lock:
+                found = self._packed.get(key)
+                if found is None:
+                    found = self._packed[key] = pack(self, key)
+        return found
+
+    def forward(self, ops: Any, x: Array) -> tuple[Array, Any]:
+        return ops.product(self, ("w",), [(x, "plain", None)], bias=self.bias), None
+
+    def backward(self, ops: Any, g: Array, x: Array, kept: Any) -> Array:
+        return ops.product_back(self, ("w",), [(g, "plain", None)])
+
+    def gradients(self, ops: Any, g: Array, x: Array) -> dict[str, Array]:
+        """Gradients of Σ g · output in the parameters."""
+        found = {"weight": ops.weight_gradient(self, x, g).reshape(self.weight_shape)}
+        if self.use_bias:
+            found["bias"] = ops.channel_sum(g)
+        return found
+
+    def astype(self, dtype: np.dtype) -> Layer:
+        twin = copy.copy(self)
+        twin._parameters = {}
+        for key, value in self._parameters.items():
+            twin._store(key, value.astype(dtype))
+        return twin
+
+    def config(self) -> dict[str, Any]:
+        return {**super().config(), "bias": self.use_bias}

@@ -1,0 +1,104 @@
+"""Layers that move values or let them through: Flatten, Reshape, Pad2d, Dropout."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..reference import Array
+from ..shapes import as_padding
+from .base import Layer, Shape
+
+
+class Reshape(Layer):
+    """Give each sample another shape of the same size; one entry may be −1."""
+
+    kind = "reshape"
+    role = "route"
+    nonnegative = "as input"
+    options = ("shape",)
+
+    def __init__(self, shape: Sequence[int] | int, name: str | None = None):
+        super().__init__(name)
+        self.shape = (shape,) if isinstance(shape, int) else tuple(int(size) for size in shape)
+        if any(size < 1 and size != -1 for size in self.shape) or self.shape.count(-1) > 1:
+            raise ValueError(f"shape must hold positive sizes and at most one -1, got {self.shape}")
+
+    def infer(self, in_shape: Shape) -> Shape:
+        size, known = math.prod(in_shape), math.prod(s for s in self.shape if s != -1)
+        shape = tuple(size // known if s == -1 else s for s in self.shape)
+        if math.prod(shape) != size:
+            raise ValueError(f"cannot reshape samples of shape {in_shape} ({size} values) to {self.shape}")
+        return shape
+
+    def forward(self, ops: Any, x: Array) -> tuple[Array, Any]:
+        return x.reshape(-1, *self.out_shape) if x.size else np.empty((len(x), *self.out_shape), x.dtype), None
+
+    def backward(self, ops: Any, g: Array, x: Array, kept: Any) -> Array:
+        return g.reshape(x.shape)
+
+
+class Flatten(Reshape):
+    """Each sample as one row, in (H, W, C) order."""
+
+    kind = "flatten"
+    options = ()
+
+    def __init__(self, name: str | None = None):
+        super().__init__(-1, name)
+
+
+class Pad2d(Layer):
+    """Add `padding` pixels of `value` around (N, H, W, C): an int, a pair or ((top, bottom), (left, right))."""
+
+    kind = "pad"
+    role = "route"
+    options = ("padding", "value")
+
+    def __init__(self, padding: Any, value: float = 0.0, name: str | None = None):
+        super().__init__(name)
+        self.padding, self.value = as_padding(padding), float(value)
+        if self.padding == "same":
+            raise ValueError('padding must be numbers here; "same" belongs to convolutions and pools')
+        self.nonnegative = "as input" if self.value >= 0 else "unknown"
+
+    def infer(self, in_shape: Shape) -> Shape:
+        if len(in_shape) != 3:
+            raise ValueError(f"expected an input of shape (height, width, channels), got {in_shape}")
+        (top, bottom), (left, right) = self.padding
+        return in_shape[0] + top + bottom, in_shape[1] + left + right, in_shape[2]
+
+    def forward(self, ops: Any, x: Array) -> tuple[Array, Any]:
+        return np.pad(x, ((0, 0), *self.padding, (0, 0)), constant_values=self.value), None
+
+    def backward(self, ops: Any, g: Array, x: Array, kept: Any) -> Array:
+        (top, _), (left, _) = self.padding
+        return np.ascontiguousarray(g[:, top:top + x.shape[1], left:left + x.shape[2]])
+
+
+class Dropout(Layer):
+    """While training, set each value to zero with probability `rate` and scale the others by 1 / (1 − rate);
+    otherwise nothing. Source: Srivastava et al. 2014."""
+
+    kind = "dropout"
+    nonnegative = "as input"
+    options = ("rate",)
+
+    def __init__(self, rate: float = 0.5, name: str | None = None):
+        super().__init__(name)
+        if not 0 <= rate < 1:
+            raise ValueError(f"rate must be in [0, 1), got {rate!r}")
+        self.rate = float(rate)
+
+    def forward(self, ops: Any, x: Array) -> tuple[Array, Any]:
+        return x, None
+
+    def forward_training(self, ops: Any, x: Array, rng: np.random.Generator) -> tuple[Array, Any]:
+        mask = (rng.random(x.shape, np.float32) >= self.rate).astype(x.dtype) / x.dtype.type(1 - self.rate)
+        return x * mask, mask
+
+    def backward(self, ops: Any, g: Array, x: Array, kept: Any) -> Array:
+        return g if kept is None else g * kept

@@ -1,0 +1,68 @@
+"""Layers that bring the network's input to the range it was trained for. Relevance passes them unchanged."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..reference import Array
+from .base import Layer, Shape
+
+
+class Format(Layer):
+    """Stretch [0, 1] to [low, high]: x · (high − low) + low."""
+
+    kind = "format"
+    role = "scale"
+    options = ("low", "high")
+
+    def __init__(self, low: float = -1.0, high: float = 1.0, name: str | None = None):
+        super().__init__(name)
+        self.low, self.high = float(low), float(high)
+        if not np.isfinite([self.low, self.high]).all() or self.low >= self.high:
+            raise ValueError(f"low and high must be finite with low < high, got low={low!r}, high={high!r}")
+
+    @property
+    def bounds(self) -> tuple[Array, Array]:
+        """The range of the output, which ZBox takes for its own."""
+        return np.array(self.low), np.array(self.high)
+
+    def forward(self, ops: Any, x: Array) -> tuple[Array, Any]:
+        return x * x.dtype.type(self.high - self.low) + x.dtype.type(self.low), None
+
+    def backward(self, ops: Any, g: Array, x: Array, kept: Any) -> Array:
+        return g * g.dtype.type(self.high - self.low)
+
+
+class Normalize(Layer):
+    """(x − mean) / std, numbers or one per channel. Pixels are taken to lie in [0, 1]."""
+
+    kind = "normalize"
+    role = "scale"
+    options = ("mean", "std")
+
+    def __init__(self, mean: Any, std: Any, name: str | None = None):
+        super().__init__(name)
+        mean, std = np.asarray(mean, np.float64), np.asarray(std, np.float64)
+        if mean.ndim > 1 or std.ndim > 1 or not np.isfinite(mean).all() or not (std > 0).all():
+            raise ValueError(f"mean and std must be finite numbers or one per channel, std > 0; got {mean}, {std}")
+        self.mean, self.std = mean.tolist(), std.tolist()
+
+    @property
+    def bounds(self) -> tuple[Array, Array]:
+        mean, std = np.asarray(self.mean), np.asarray(self.std)
+        return (0 - mean) / std, (1 - mean) / std
+
+    def infer(self, in_shape: Shape) -> Shape:
+        for name in ("mean", "std"):
+            count = np.size(getattr(self, name))
+            if count not in (1, in_shape[-1]):
+                raise ValueError(f"{name} has {count} values, the input {in_shape[-1]} channels")
+        return in_shape
+
+    def forward(self, ops: Any, x: Array) -> tuple[Array, Any]:
+        return (x - np.asarray(self.mean, x.dtype)) / np.asarray(self.std, x.dtype), None
+
+    def backward(self, ops: Any, g: Array, x: Array, kept: Any) -> Array:
+        return g / np.asarray(self.std, g.dtype)

@@ -1,0 +1,210 @@
+"""The network that users hold: a graph with explaining, training, saving and the twin as methods."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from os import PathLike
+from typing import Any
+
+import numpy as np
+
+from .explain import Conservation, Explanation, conservation, explain
+from .graph import Graph, Node
+from .layers import Layer
+from .ops import NATIVE, real_array
+from .reference import Array, Reference
+
+
+class Network(Graph):
+    """A sequence of layers with weights, ready to run, train and explain.
+
+    layers: fastlrp layers, each for this network alone. input_shape: of one sample, channels last, as (28, 28, 1).
+    seed: of the initial weights. init: "he" or "truncated_normal" (the original project's).
+    Shapes are inferred and checked here; ValueError names the layer that does not fit.
+    """
+
+    def __init__(self, layers: Sequence[Layer], input_shape: Sequence[int], *, seed: int = 0, init: str = "he"):
+        super().__init__(layers, input_shape)
+        self.reset_params(seed, init)
+
+    def reset_params(self, seed: int = 0, init: str = "he") -> None:
+        """Draw all weights anew: "he" (He et al. 2015, zero biases) or "truncated_normal" (deviation 0.1, biases
+        0.1: the original project's)."""
+        if init not in ("he", "truncated_normal"):
+            raise ValueError(f'init must be "he" or "truncated_normal", got {init!r}')
+        rng = np.random.default_rng(seed)
+        for layer in self.weighted:
+            layer.initialise(rng, init)
+
+    def __call__(self, x: Any, batch_size: int | None = None) -> Array:
+        return self.forward(x, batch_size)
+
+    def __repr__(self) -> str:
+        rows = [("layer", "kind", "output", "parameters"), ("input", "", str(self.input_shape), "")]
+        count = 0
+        for layer in self.layers:
+            own = sum(a.size for a in getattr(layer, "parameters", {}).values())
+            count += own
+            rows.append((str(layer.name), repr(layer), str(layer.out_shape), f"{own:,}" if own else ""))
+        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:<{widths[2]}}  {d:>{widths[3]}}".rstrip()
+                 for a, b, c, d in rows]
+        return "\n".join([*lines, f"{count:,} parameters, {self.ops.dtype} "
+                          + ("on compiled kernels" if self.ops is NATIVE else "on NumPy")])
+
+    def explain(self, x: Any, target: Any = None, composite: Any = "epsilon_plus_flat", *, start: Any = None,
+                start_layer: str | None = None, layers: bool = False, reference: Any = None,
+                batch_size: int | None = None, precision: str = "highest", compat: str | None = None,
+                progress: bool = False) -> Explanation:
+        """Relevance of the inputs (N, *input_shape) for a class.
+
+        target: the class: None (the predicted one), an int, or an array (N,).
+        composite: a preset's name (`fastlrp.composites.names()`), a `Composite`, a `methods` spec of the original
+            project, or {layer name: rule} on top of "epsilon_plus_flat".
+        start: relevance at the output: "logit" (the target's logit; the default but for gradient presets), "one"
+            (1 at the target: the default of gradient presets), or an array (N, outputs), which needs no target.
+        start_layer: name of an inner layer whose output is explained instead; start then has its shape.
+        layers: also return the relevance of every layer's output, by name.
+        reference: "batch" or an array of inputs: subtract their mean activations from the inputs of layers with
+            weights, and their mean output from the start; biases cancel, so that no rule uses them.
+        batch_size: samples at a time; it changes no bit. Default: what fits the caches.
+        precision: "highest" (float32 throughout) or "float64" (on the NumPy twin).
+        compat: "zennit" (default) or "tensorflow_lrp" (default for `methods`): stabilisers and biases where a rule
+            leaves them open.
+        progress: show a progress bar.
+
+        NaN and infinities propagate to what depends on them. An empty batch gives an empty result. Raises ValueError
+        or TypeError, naming the argument, what was expected and what came.
+        """
+        if precision not in ("highest", "float64"):
+            raise ValueError(f'precision must be "highest" or "float64", got {precision!r}')
+        graph = self.to_numpy() if precision == "float64" else self
+        return explain(graph, x, target, composite, start=start, start_layer=start_layer, layers=layers,
+                       reference=reference, batch_size=batch_size, compat=compat, progress=progress)
+
+    def conservation_check(self, x: Any, target: Any = None, composite: Any = "epsilon_plus_flat",
+                           **more: Any) -> Conservation:
+        """Sums of relevance going into and out of every layer, per sample; print it for a table.
+
+        Takes the arguments of `explain`.
+        """
+        return conservation(self, self.explain(x, target, composite, layers=True, **more))
+
+    def lrp(self, x: Any, class_filter: Any = None, methods: Any = "simple", *, explain_layer_id: int = -1,
+            reference: Any = None, batch_size: int | None = None) -> Array:
+        """Relevance of the input, called as in the original TensorFlow project.
+
+        class_filter: one-hot rows (N, outputs), one row (outputs,) or a class for all samples; None: no filter, all
+        outputs. Relevance starts as output · class_filter. methods: as in `fastlrp.methods`.
+        explain_layer_id: the layer whose output is explained, counted in `net.layers`.
+        """
+        return self.layerwise_lrp(x, class_filter, methods, explain_layer_id=explain_layer_id, reference=reference,
+                                  batch_size=batch_size)[0]
+
+    def layerwise_lrp(self, x: Any, class_filter: Any = None, methods: Any = "simple", *, explain_layer_id: int = -1,
+                      reference: Any = None, batch_size: int | None = None) -> list[Array]:
+        """As `lrp`, for every layer: entry i is the relevance of layer i's input, the last one the start."""
+        x = self.as_input(x)
+        layer = self._layer_at(explain_layer_id)
+        output = self._outputs(x, layer, batch_size)
+        if reference is not None:
+            samples = x if isinstance(reference, str) else self.as_input(reference, "reference")
+            output = output - self._outputs(samples, layer, batch_size).mean(axis=0, dtype=np.float64)
+        start = output * self._class_filter(class_filter, output)
+        found = self.explain(x, None, methods, start=start, start_layer=layer.name, layers=True, reference=reference,
+                             batch_size=batch_size, compat="tensorflow_lrp")
+        return [found.relevance, *found.layers.values()]
+
+    def sensitivity(self, x: Any, class_filter: Any = None, batch_size: int | None = None) -> Array:
+        """Gradient of Σ output · class_filter at the formatted input (after a leading Format or Normalize)."""
+        x = self.as_input(x)
+        output = np.empty((len(x), *self.output_shape), self.ops.dtype)
+        start = self._class_filter(class_filter, output) * np.ones_like(output)
+        formatted = 0
+        while formatted < len(self.layers) and self.layers[formatted].role == "scale":
+            formatted += 1
+        found = explain(self, x, None, "gradient", start=start, layers=formatted > 0, batch_size=batch_size)
+        return found.layers[self.layers[formatted - 1].name] if formatted else found.relevance
+
+    def _layer_at(self, index: int) -> Layer:
+        if not -len(self.layers) <= index < len(self.layers):
+            raise ValueError(f"explain_layer_id must be an index into the {len(self.layers)} layers, got {index}")
+        return self.layers[index]
+
+    def _outputs(self, x: Array, layer: Layer, batch_size: int | None) -> Array:
+        out = np.empty((len(x), *layer.out_shape), self.ops.dtype)
+        for chunk in self.chunks(len(x), batch_size):
+            out[chunk] = self.trace(x[chunk]).values[self.find(layer.name) + 1]
+        return out
+
+    def _class_filter(self, class_filter: Any, output: Array) -> Array:
+        """What the output is multiplied by, in a shape that broadcasts over it."""
+        if class_filter is None:
+            return np.ones(output.shape[1:], self.ops.dtype)
+        if isinstance(class_filter, (int, np.integer)) and not isinstance(class_filter, bool):
+            if output.ndim != 2 or not 0 <= class_filter < output.shape[1]:
+                raise ValueError(f"class_filter must be a class between 0 and {output.shape[-1] - 1}, "
+                                 f"got {class_filter}")
+            return np.eye(output.shape[1], dtype=self.ops.dtype)[class_filter]
+        found = real_array(class_filter, self.ops.dtype, "class_filter")
+        if found.shape not in (output.shape, output.shape[1:]):
+            raise ValueError(f"class_filter must have shape {output.shape} or {output.shape[1:]}, got {found.shape}")
+        return found
+
+    def to_numpy(self, dtype: Any = np.float64) -> Network:
+        """The same network on the NumPy twin alone, in any float dtype, with the same calls."""
+        twin = copy.copy(self)
+        twin.ops = Reference(dtype)
+        twin.nodes = [Node(node.layer.astype(twin.ops.dtype), node.inputs) for node in self.nodes]
+        return twin
+
+    def test(self, x: Any, target: Any = None, composite: Any = "epsilon_plus_flat", *, tolerance: float = 1e-4,
+             **more: Any) -> dict[str, float]:
+        """Compare with the float64 twin, layer by layer: values going forward, then relevance coming back.
+
+        Max-pool ties within rounding may send relevance elsewhere, in every implementation. Returns the largest
+        relative L2 errors {"forward", "relevance"}; raises ArithmeticError naming the first layer beyond `tolerance`.
+        """
+        x = self.as_input(x)
+        twin = self.to_numpy()
+        own, other = self.trace(x), twin.trace(twin.as_input(x))
+        names = ["input", *(layer.name for layer in self.layers)]
+        worst = _compare("forward", names, own.values, other.values, tolerance)
+        found = [net.explain(x, target, composite, layers=True, **more) for net in (self, twin)]
+        maps = [[*e.layers.values()][::-1] + [e.relevance] for e in found]
+        names = [*found[0].layers][::-1] + ["input"]
+        return {"forward": worst, "relevance": _compare("relevance", names, *maps, tolerance)}
+
+    def fit(self, x: Any, t: Any, **more: Any) -> Any:
+        """Train on inputs (N, *input_shape) and targets; see `fastlrp.train.fit` for the arguments."""
+        from .train import fit
+        return fit(self, x, t, **more)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write layers and parameters to one .npz file; `fastlrp.load` reads it."""
+        from .io import save
+        save(self, path)
+
+    def save_params(self, path: str | PathLike[str]) -> None:
+        """Write the parameters alone."""
+        from .io import save_params
+        save_params(self, path)
+
+    def load_params(self, path: str | PathLike[str]) -> None:
+        """Read parameters that `save_params` or `save` wrote for a network of the same layers."""
+        from .io import load_params
+        load_params(self, path)
+
+
+def _compare(what: str, names: Sequence[Any], own: Sequence[Array], other: Sequence[Array],
+             tolerance: float) -> float:
+    worst = 0.0
+    for name, a, b in zip(names, own, other, strict=True):
+        scale = np.linalg.norm(b.ravel())
+        error = float(np.linalg.norm((a - b).ravel()) / scale) if scale else float(np.abs(a).max(initial=0))
+        if not error <= tolerance:
+            raise ArithmeticError(f"{what} of layer {name!r} differs from the twin by {error:.3g} (relative L2), "
+                                  f"more than the tolerance {tolerance:g}")
+        worst = max(worst, error)
+    return worst

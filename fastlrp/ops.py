@@ -1,0 +1,154 @@
+"""The seam between layers and kernels: native code or the NumPy twin, thread count, instruction set.
+
+Layers and rules call a backend's verbs and know nothing of what runs them. `Native` has the compiled kernels
+(float32); `reference.Reference` has the same verbs in NumPy. For linear layers the verbs are two: the product
+(input to output) and the product back (output to input), each with chosen parts of the weights, chosen readings
+of the operands, and a fused end.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import _kernels
+from .reference import Array, Operand, Part, Ratio, weight_part
+from .shapes import Geometry, Window, as_size
+
+
+class Native:
+    """The compiled kernels: float32, C-contiguous, channels last."""
+
+    dtype = np.dtype(np.float32)
+
+    @property
+    def key(self) -> str:
+        """What packed arrays depend on beside the weights."""
+        return _kernels.get_isa()
+
+    def product(self, layer: Any, parts: Sequence[Part], operands: Sequence[Operand], *, bias: Array | None = None,
+                ratio: Ratio | None = None) -> Array:
+        """Σ over operands of linear(operand, weight part) + bias, then the quotient, if any."""
+        n = operands[0][0].shape[0]
+        out = np.empty((n, *layer.out_shape), np.float32)
+        return layer.packed((self.key, "forward", *parts), self._pack)(n, operands, out, bias=bias, ratio=ratio)
+
+    def product_back(self, layer: Any, parts: Sequence[Part], operands: Sequence[Operand], *,
+                     factor: Operand | None = None, out: Array | None = None) -> Array:
+        """Σ over operands of the transposed map, times the factor, added to `out` if given."""
+        n, add = operands[0][0].shape[0], out is not None
+        out = np.empty((n, *layer.in_shape), np.float32) if out is None else out
+        return layer.packed((self.key, "back", *parts), self._pack)(n, operands, out, factor=factor, accumulate=add)
+
+    @staticmethod
+    def _pack(layer: Any, key: tuple[Any, ...]) -> _kernels.Product:
+        """Weights (kh, kw, part, source channels / groups, destination channels), packed for one direction."""
+        _, direction, *parts = key
+        geometry = layer.geometry
+        weight = np.stack([weight_part(layer.filters, part) for part in parts], axis=2)
+        if direction == "forward":
+            return _kernels.Product(geometry.forward_sweeps, geometry.in_shape, geometry.out_shape, geometry.groups,
+                                    weight)
+        kh, kw, count, ins, outs = weight.shape
+        grouped = weight.reshape(kh, kw, count, ins, geometry.groups, outs // geometry.groups)
+        turned = grouped.transpose(0, 1, 2, 5, 4, 3).reshape(kh, kw, count, outs // geometry.groups, -1)
+        return _kernels.Product(geometry.backward_sweeps, geometry.out_shape, geometry.in_shape, geometry.groups,
+                                turned)
+
+    def weight_gradient(self, layer: Any, x: Array, g: Array) -> Array:
+        return _kernels.weight_gradient(layer.geometry, x, g)
+
+    def channel_sum(self, g: Array) -> Array:
+        """Σ over all but the last axis, as a product with ones: the gradient of a bias."""
+        rows = g.reshape(-1, g.shape[-1])
+        one = Geometry.dense(1, g.shape[-1])
+        return _kernels.weight_gradient(one, np.ones((len(rows), 1), np.float32), rows).reshape(-1)
+
+    def sum_pool(self, window: Window, x: Array, scale: Array) -> Array:
+        return _kernels.sum_pool(window, x, scale)
+
+    def sum_pool_backward(self, window: Window, g: Array, scale: Array) -> Array:
+        return _kernels.sum_pool_backward(window, g, scale)
+
+    def max_pool(self, window: Window, x: Array) -> tuple[Array, Array]:
+        return _kernels.max_pool(window, x)
+
+    def max_pool_backward(self, window: Window, g: Array, winner: Array) -> Array:
+        return _kernels.max_pool_backward(window, g, winner)
+
+    def ratio_map(self, sums: Array, bias: Array | None, ratio: Ratio) -> Array:
+        return _kernels.ratio_map(sums, bias, ratio)
+
+    def gamma_map(self, p: Array, q: Array, z: Array, bias: Array | None, gamma: float,
+                  ratio: Ratio) -> tuple[Array, Array]:
+        return _kernels.gamma_map(p, q, z, bias, gamma, ratio)
+
+    def activation(self, kind: str, x: Array, parameter: float = 0) -> Array:
+        return _kernels.activation(kind, x, parameter)
+
+    def activation_backward(self, kind: str, x: Array, g: Array, parameter: float = 0) -> Array:
+        return _kernels.activation_backward(kind, x, g, parameter)
+
+    def nonnegative_samples(self, x: Array) -> Array:
+        return _kernels.nonnegative_samples(x)
+
+
+NATIVE = Native()
+
+
+def real_array(value: Any, dtype: np.dtype, name: str) -> Array:
+    """Any real array as a C-contiguous, aligned array of `dtype` (the same object where it already is one)."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"{name} must be an array of real numbers, got dtype {array.dtype}")
+    return np.require(array, dtype, ["C", "A"])
+
+
+def set_num_threads(n: int) -> None:
+    """Use at most n threads from now on, in the whole process. Results do not depend on n, bit for bit."""
+    _kernels.set_threads(min(as_size(n, "n"), 1024))
+
+
+def get_num_threads() -> int:
+    return _kernels.get_threads()
+
+
+def _cgroup_cpus() -> int | None:
+    """The processors that a container's quota allows, rounded up."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return None if quota == "max" else -(-int(quota) // int(period))
+    except (OSError, ValueError):
+        return None
+
+
+def default_threads() -> int:
+    """The least of OMP_NUM_THREADS, the processors this process may use, and the container's quota."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    asked = int(first) if first.isdigit() and int(first) > 0 else None
+    return min(limit for limit in (affinity, _cgroup_cpus(), asked) if limit)
+
+
+def cpu_info() -> dict[str, Any]:
+    """The instruction sets this machine runs, the one in use, and the number of threads."""
+    return {"isa": _kernels.get_isa(), "available": sorted(_kernels.ISAS, key=_kernels.ISAS.__getitem__),
+            "threads": get_num_threads()}
+
+
+def _start() -> None:
+    set_num_threads(default_threads())
+    cap = os.environ.get("FASTLRP_ISA")
+    if not cap:
+        return
+    order = ["portable", "avx2", "avx512", "amx"]  # a cap on what may run, so one beyond the machine is no error
+    if cap not in order:
+        raise ValueError(f"FASTLRP_ISA must be one of {order}, got {cap!r}")
+    _kernels.set_isa(max((i for i in _kernels.ISAS if order.index(i) <= order.index(cap)), key=order.index))
+
+
+_start()

@@ -1,0 +1,235 @@
+"""The engine: runs every rule on every layer, from the end of a trace to its beginning.
+
+A linear layer's rule is data (rules.py): readings of the input, a part of the weights, quotients. The engine turns
+them into products, the same for the compiled kernels and for the NumPy twin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .graph import Graph, Trace
+from .layers import Layer, WeightedLayer
+from .reference import Array, Operand, weight_part
+from .rules import (
+    Convention,
+    Epsilon,
+    Gamma,
+    Gradient,
+    LinearRule,
+    Norm,
+    Pass,
+    PositiveGradient,
+    Rule,
+    SmoothGradient,
+    ZBox,
+)
+
+
+Bounds = tuple[Array, Array]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a propagation needs beyond the trace: one rule a layer, the convention, mean inputs to subtract."""
+
+    rules: Sequence[Rule]
+    convention: Convention
+    bounds: Mapping[int, Bounds]  # ZBox's, by node, in the shape of the layer's input
+    nonnegative: Sequence[bool]  # for each value: known to be so whatever the input
+    means: Sequence[Array] | None = None  # mean of each value over the reference
+
+
+def make_plan(graph: Graph, rules: Sequence[Rule], convention: Convention,
+              means: Sequence[Array] | None = None) -> Plan:
+    """Check that every rule fits its layer, and prepare what depends on the graph alone."""
+    for layer, rule in zip(graph.layers, rules, strict=True):
+        if not _applies(layer, rule):
+            raise ValueError(f"rule {rule} does not apply to layer {layer.name!r} ({layer!r})")
+    bounds = {i: _box_bounds(graph, i, rule) for i, rule in enumerate(rules) if isinstance(rule, ZBox)}
+    return Plan(rules, convention, bounds, graph.nonnegative(), means)
+
+
+def _applies(layer: Layer, rule: Rule) -> bool:
+    if isinstance(rule, Gradient):
+        return True
+    if isinstance(layer, WeightedLayer):
+        return isinstance(rule, LinearRule)
+    if layer.role == "sum":
+        return isinstance(rule, (Norm, Epsilon))
+    return isinstance(rule, (Pass, PositiveGradient, SmoothGradient) if layer.role == "activation" else Pass)
+
+
+def propagate(graph: Graph, trace: Trace, plan: Plan, relevance: Array, start: int,
+              visit: Callable[[int, Array], None] | None = None) -> Array:
+    """Relevance of the input from that of value `start`.
+
+    visit(i, R), if given, sees the relevance of each value i on the way, value `start` first.
+    """
+    run = _Run(graph, trace, plan)
+    pending: list[Any] = [None] * (start + 1)
+    pending[start] = relevance
+    for i in range(start, 0, -1):
+        if visit:
+            visit(i, pending[i])
+        pending[graph.nodes[i - 1].inputs[0]] = run.step(i - 1, pending[i])
+        pending[i] = None
+    if visit:
+        visit(0, pending[0])
+    return pending[0]
+
+
+class _Run:
+    """One trace and one plan: takes relevance down through one node at a time."""
+
+    def __init__(self, graph: Graph, trace: Trace, plan: Plan):
+        self.graph, self.ops, self.trace, self.plan = graph, graph.ops, trace, plan
+
+    def step(self, index: int, relevance: Array) -> Array:
+        """From the relevance of node `index`'s output to that of its input."""
+        node, rule = self.graph.nodes[index], self.plan.rules[index]
+        layer, x = node.layer, self.trace.values[node.inputs[0]]
+        if isinstance(rule, LinearRule) and isinstance(layer, WeightedLayer):
+            return self._weighted(index, x, relevance)
+        if isinstance(rule, (Norm, Epsilon)):
+            return self._sum(index, x, relevance)
+        if isinstance(rule, SmoothGradient):
+            return self.ops.activation("sigmoid", x * x.dtype.type(rule.beta)) * relevance
+        if isinstance(rule, PositiveGradient) and not rule.gate:
+            return np.maximum(relevance, 0)
+        if isinstance(rule, Pass) and layer.role != "route":
+            return relevance
+        back = layer.backward(self.ops, relevance, x, self.trace.kept[index])
+        return np.maximum(back, 0) if isinstance(rule, PositiveGradient) else back
+
+    def _sum(self, index: int, x: Array, relevance: Array) -> Array:
+        """Norm: R_i = x_i Σ_j s R_j / s_ε(y_j), s the pool's scale."""
+        convention, rule = self.plan.convention, self.plan.rules[index]
+        epsilon = convention.sum_epsilon if rule.epsilon is None else rule.epsilon
+        quotients = self.ops.ratio_map(self.trace.values[index + 1], None,
+                                       (relevance, epsilon, 1.0, convention.signed))
+        back = self.graph.nodes[index].layer.backward(self.ops, quotients, x, None)
+        return np.multiply(back, x, out=back)
+
+    def _weighted(self, index: int, x: Array, relevance: Array) -> Array:
+        source, z = self.graph.nodes[index].inputs[0], self.trace.values[index + 1]
+        step = _Linear(self.ops, self.graph.nodes[index].layer, self.plan, index)
+        nonnegative = self.plan.nonnegative[source]
+        if self.plan.means is not None:
+            # The layer maps the difference x − mean to z − mean(z): the bias cancels.
+            x, z, nonnegative = x - self.plan.means[source], None, False
+        if step.rule.reads != "sign" or nonnegative:
+            return step(x, z, relevance, nonnegative)
+        # Decided sample by sample, so that no sample's result depends on its neighbours.
+        signs = self.ops.nonnegative_samples(x)
+        if signs.all() or not signs.any():
+            return step(x, z, relevance, bool(signs.all()))
+        out = np.empty_like(x)
+        for sign in (True, False):
+            chosen = signs == sign
+            out[chosen] = step(x[chosen], None if z is None else z[chosen], relevance[chosen], sign)
+        return out
+
+
+class _Linear:
+    """One linear layer's rule, for one reading of the input's sign."""
+
+    def __init__(self, ops: Any, layer: WeightedLayer, plan: Plan, index: int):
+        self.ops, self.layer, self.convention = ops, layer, plan.convention
+        self.rule: Any = plan.rules[index]
+        self.bounds = plan.bounds.get(index)
+        uses_bias = self.rule.bias and plan.convention.bias and plan.means is None
+        self.bias = layer.bias if uses_bias else None
+
+    def __call__(self, x: Array, z: Array | None, relevance: Array, nonnegative: bool) -> Array:
+        if self.rule.reads == "one":
+            return self._constant(relevance)
+        if self.rule.reads == "plain":
+            return self._plain(x, z, relevance)
+        if self.rule.reads == "box":
+            low, high = self.bounds
+            return self._signed([(x, "shifted", low), (x, "shifted", high)], z, relevance)
+        if nonnegative:
+            return self._signed([(x, "plain", None)], z, relevance)
+        return self._signed([(x, "positive", None), (x, "negative", None)], z, relevance)
+
+    def _ratio(self, relevance: Array, coefficient: float) -> tuple[Array, float, float, bool]:
+        return relevance, self.rule.epsilon_in(self.convention), coefficient, self.convention.signed
+
+    def _bias(self, part: Any) -> Array | None:
+        return None if self.bias is None else weight_part(self.bias, part)
+
+    def _constant(self, relevance: Array) -> Array:
+        """Denominators that do not depend on x: computed once per layer and weights."""
+        part, layer = self.rule.part, self.layer
+
+        def denominators(layer: WeightedLayer, key: tuple[Any, ...]) -> Array:
+            ones = np.ones((1, *layer.in_shape), self.ops.dtype)
+            return self.ops.product(layer, (part,), [(ones, "plain", None)])
+
+        sums = layer.packed((self.ops.key, "constant", part), denominators)
+        a = self.ops.ratio_map(sums, self._bias(part), self._ratio(relevance, 1.0))
+        return self.ops.product_back(layer, (part,), [(a, "plain", None)])
+
+    def _plain(self, x: Array, z: Array | None, relevance: Array) -> Array:
+        part, ratio, biased = self.rule.part, self._ratio(relevance, 1.0), self.layer.bias is not None
+        if part == "w" and z is not None and (not biased or self.bias is not None):
+            a = self.ops.ratio_map(z, None, ratio)  # the forward pass has the sums
+        else:
+            a = self.ops.product(self.layer, (part,), [(x, "plain", None)], bias=self._bias(part), ratio=ratio)
+        return self.ops.product_back(self.layer, (part,), [(a, "plain", None)], factor=(x, "plain", None))
+
+    def _signed(self, reads: list[Operand], z: Array | None, relevance: Array) -> Array:
+        """The canonical form: reads are x⁺ and x⁻ (x alone where it is non-negative), or x − low and x − high."""
+        maps = self._gamma(reads, z, relevance) if isinstance(self.rule, Gamma) else self._quotients(reads, relevance)
+        out = None
+        for factor, own in zip(reads, ("+", "-"), strict=False):
+            parts = tuple(own if term == "p" else _other(own) for term, _ in maps)
+            operands = [(a, "plain", None) for _, a in maps]
+            out = self.ops.product_back(self.layer, parts, operands, factor=factor, out=out)
+        return out
+
+    def _sum(self, term: str, reads: list[Operand], **end: Any) -> Array:
+        """p = x⁺W⁺ + x⁻W⁻ or q = x⁺W⁻ + x⁻W⁺."""
+        parts = ("+", "-") if term == "p" else ("-", "+")
+        return self.ops.product(self.layer, parts[:len(reads)], reads, **end)
+
+    def _quotients(self, reads: list[Operand], relevance: Array) -> list[tuple[str, Array]]:
+        return [(term, self._sum(term, reads, bias=self._bias("+" if term == "p" else "-"),
+                                 ratio=self._ratio(relevance, coefficient))) for term, coefficient in self.rule.terms]
+
+    def _gamma(self, reads: list[Operand], z: Array | None, relevance: Array) -> list[tuple[str, Array]]:
+        p, q = self._sum("p", reads), self._sum("q", reads)
+        z = p + q if z is None else z
+        a, b = self.ops.gamma_map(p, q, z, self.bias, self.rule.gamma, self._ratio(relevance, 1.0))
+        return [("p", a), ("q", b)]
+
+
+def _other(part: str) -> str:
+    return "-" if part == "+" else "+"
+
+
+def _box_bounds(graph: Graph, index: int, rule: ZBox) -> Bounds:
+    """ZBox's bounds: given, else implied by Format or Normalize, else −1 and 1."""
+    layer = graph.layers[index]
+    low, high = (rule.low, rule.high) if rule.low is not None else graph.input_bounds() or (-1.0, 1.0)
+    low, high = _bound(graph, layer, low, "low"), _bound(graph, layer, high, "high")
+    if not (low <= high).all():
+        raise ValueError("low must not be above high in ZBox's bounds")
+    return low, high
+
+
+def _bound(graph: Graph, layer: Layer, value: Any, name: str) -> Array:
+    """A number, one value per channel, or an array of the input's shape, in the layer's shape."""
+    value = np.asarray(value, graph.ops.dtype)
+    for shape in (layer.in_shape, graph.input_shape):
+        # (C,) always means per channel; before a Flatten, the image's channels.
+        same_size = np.prod(shape) == np.prod(layer.in_shape)
+        if same_size and (value.ndim == 0 or value.shape == shape or value.shape == shape[-1:]):
+            return np.ascontiguousarray(np.broadcast_to(value, shape)).reshape(layer.in_shape)
+    raise ValueError(f"{name} must be a number, one value per channel, or of the input's shape {layer.in_shape}, "
+                     f"got shape {value.shape}")

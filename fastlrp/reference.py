@@ -1,0 +1,211 @@
+"""The NumPy twin of every kernel: the specification, in any float dtype, written to be read.
+
+Same names and arguments as ops.Native, over plain NumPy. Nothing here is tuned; tests cross every compiled
+kernel against it, and `Network.to_numpy` runs whole networks on it. Arrays are channels last, batch first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .shapes import Geometry, Window
+
+Array = np.ndarray
+Operand = tuple[Array, str, Array | None]  # (array, read, bound)
+Ratio = tuple[Array, float, float, bool]  # (relevance, epsilon, coefficient, signed)
+Part = str | tuple[str, float]
+
+
+def positive(x: Array) -> Array:
+    return np.maximum(x, 0)
+
+
+def negative(x: Array) -> Array:
+    return np.minimum(x, 0)
+
+
+def read(x: Array, how: str, bound: Array | None = None) -> Array:
+    """An operand as a rule reads it: x, x⁺, x⁻ or x − bound."""
+    return {"plain": lambda: x, "positive": lambda: positive(x), "negative": lambda: negative(x),
+            "shifted": lambda: x - bound}[how]()
+
+
+def weight_part(weight: Array, part: Part) -> Array:
+    """The weights as a rule reads them: w, w⁺, w⁻, w², 1, or ("gamma", γ): w⁺ + γ w⁻."""
+    if isinstance(part, tuple):
+        return positive(weight) + weight.dtype.type(part[1]) * negative(weight)
+    return {"w": lambda: weight, "+": lambda: positive(weight), "-": lambda: negative(weight),
+            "square": lambda: weight * weight, "one": lambda: np.ones_like(weight)}[part]()
+
+
+def quotient(sums: Array, ratio: Ratio) -> Array:
+    """coefficient · R / s_ε(sums); 0 (NaN where R is not finite) where the denominator is exactly zero."""
+    relevance, epsilon, coefficient, signed = ratio
+    epsilon, top = sums.dtype.type(epsilon), sums.dtype.type(coefficient) * relevance
+    stabilised = np.where(sums < 0, sums - epsilon, sums + epsilon) if signed else sums + epsilon
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(stabilised == 0, stabilised * top, top / stabilised)
+
+
+def pad(x: Array, window: Window, value: float = 0) -> Array:
+    return np.pad(x, ((0, 0), *window.padding, (0, 0)), constant_values=value)
+
+
+def taps(x: Array, window: Window) -> Array:
+    """View of padded x as (N, rows, cols, kh, kw, C): every tap of every window."""
+    height, width = ((k - 1) * d + 1 for k, d in zip(window.kernel, window.dilation, strict=True))
+    windows = np.lib.stride_tricks.sliding_window_view(x, (height, width), axis=(1, 2))
+    windows = windows[:, ::window.stride[0], ::window.stride[1], :, ::window.dilation[0], ::window.dilation[1]]
+    return windows.transpose(0, 1, 2, 4, 5, 3)
+
+
+def scatter_taps(values: Array, window: Window) -> Array:
+    """The transpose of `taps`: add (N, rows, cols, kh, kw, C) back into the input's pixels."""
+    (top, _), (left, _) = window.padding
+    height, width, channels = window.in_shape
+    n, rows, cols, kernel_h, kernel_w, _ = values.shape
+    out = np.zeros((n, height + sum(window.padding[0]), width + sum(window.padding[1]), channels), values.dtype)
+    for ky in range(kernel_h):
+        for kx in range(kernel_w):
+            y, x = ky * window.dilation[0], kx * window.dilation[1]
+            out[:, y:y + (rows - 1) * window.stride[0] + 1:window.stride[0],
+                x:x + (cols - 1) * window.stride[1] + 1:window.stride[1]] += values[:, :, :, ky, kx]
+    return out[:, top:top + height, left:left + width]
+
+
+def _grouped(geometry: Geometry, weight: Array) -> Array:
+    """Weights (kh, kw, in / groups, out) as (kh, kw, groups, in / groups, out / groups)."""
+    kh, kw, ins, outs = weight.shape
+    return weight.reshape(kh, kw, ins, geometry.groups, outs // geometry.groups).transpose(0, 1, 3, 2, 4)
+
+
+def linear(geometry: Geometry, x: Array, weight: Array) -> Array:
+    """out[n, y, x, o] = Σ over taps and channels of x · w (no bias)."""
+    windows = taps(pad(x, geometry), geometry)
+    windows = windows.reshape(*windows.shape[:5], geometry.groups, -1)
+    return np.einsum("nyxhwgi,hwgio->nyxgo", windows, _grouped(geometry, weight),
+                     optimize=True).reshape(x.shape[0], *geometry.out_shape)
+
+
+def linear_back(geometry: Geometry, g: Array, weight: Array) -> Array:
+    """The transposed map: from the output's shape to the input's."""
+    g = g.reshape(*g.shape[:3], geometry.groups, -1)
+    values = np.einsum("nyxgo,hwgio->nyxhwgi", g, _grouped(geometry, weight), optimize=True)
+    return scatter_taps(values.reshape(*values.shape[:5], -1), geometry)
+
+
+def linear_weight_gradient(geometry: Geometry, x: Array, g: Array) -> Array:
+    windows = taps(pad(x, geometry), geometry)
+    windows = windows.reshape(*windows.shape[:5], geometry.groups, -1)
+    g = g.reshape(*g.shape[:3], geometry.groups, -1)
+    return np.einsum("nyxhwgi,nyxgo->hwigo", windows, g, optimize=True).reshape(geometry.weight_shape)
+
+
+def sigmoid(x: Array) -> Array:
+    with np.errstate(over="ignore"):
+        return 1 / (1 + np.exp(-x))
+
+
+def softplus(x: Array) -> Array:
+    return positive(x) + np.log1p(np.exp(-np.abs(x)))
+
+
+# name: (value at x, gradient g times the slope at x), each with the activation's parameter
+ACTIVATIONS: dict[str, tuple[Callable, Callable]] = {
+    "relu": (lambda x, _: positive(x), lambda x, g, _: np.where(x <= 0, 0, g)),
+    "leaky_relu": (lambda x, slope: np.where(x < 0, slope * x, x),
+                   lambda x, g, slope: np.where(x <= 0, slope * g, g)),
+    "tanh": (lambda x, _: np.tanh(x), lambda x, g, _: g * (1 - np.tanh(x) ** 2)),
+    "sigmoid": (lambda x, _: sigmoid(x), lambda x, g, _: g * sigmoid(x) * (1 - sigmoid(x))),
+    "abs": (lambda x, _: np.abs(x), lambda x, g, _: g * np.sign(x)),
+    "softplus": (lambda x, _: softplus(x), lambda x, g, _: g * sigmoid(x)),
+}
+
+
+class Reference:
+    """The operations of ops.Native in one float dtype."""
+
+    def __init__(self, dtype: Any = np.float64):
+        self.dtype = np.dtype(dtype)
+        if self.dtype.kind != "f":
+            raise TypeError(f"dtype must be a float type, got {self.dtype}")
+        self.key = f"twin {self.dtype}"
+
+    def product(self, layer: Any, parts: Sequence[Part], operands: Sequence[Operand], *, bias: Array | None = None,
+                ratio: Ratio | None = None) -> Array:
+        """Σ over operands of linear(operand, weight part) + bias, then the quotient, if any."""
+        geometry = layer.geometry
+        out = sum(linear(geometry, read(*o).reshape(-1, *geometry.in_shape), weight_part(layer.filters, part))
+                  for part, o in zip(parts, operands, strict=True))
+        out = out if bias is None else out + bias
+        out = out.reshape(-1, *layer.out_shape)
+        return out if ratio is None else quotient(out, ratio)
+
+    def product_back(self, layer: Any, parts: Sequence[Part], operands: Sequence[Operand], *,
+                     factor: Operand | None = None, out: Array | None = None) -> Array:
+        """Σ over operands of the transposed map, times the factor, added to `out` if given."""
+        geometry = layer.geometry
+        back = sum(linear_back(geometry, read(*o).reshape(-1, *geometry.out_shape), weight_part(layer.filters, part))
+                   for part, o in zip(parts, operands, strict=True))
+        back = back.reshape(-1, *layer.in_shape)
+        back = back if factor is None else back * read(*factor)
+        return back if out is None else out + back
+
+    def weight_gradient(self, layer: Any, x: Array, g: Array) -> Array:
+        geometry = layer.geometry
+        return linear_weight_gradient(geometry, x.reshape(-1, *geometry.in_shape), g.reshape(-1, *geometry.out_shape))
+
+    def channel_sum(self, g: Array) -> Array:
+        """Σ over all but the last axis: the gradient of a bias."""
+        return g.reshape(-1, g.shape[-1]).sum(axis=0)
+
+    def sum_pool(self, window: Window, x: Array, scale: Array) -> Array:
+        return taps(pad(x, window), window).sum(axis=(3, 4)) * scale[..., None].astype(x.dtype)
+
+    def sum_pool_backward(self, window: Window, g: Array, scale: Array) -> Array:
+        spread = g * scale[..., None].astype(g.dtype)
+        shape = (*spread.shape[:3], *window.kernel, spread.shape[3])
+        return scatter_taps(np.broadcast_to(spread[:, :, :, None, None], shape), window)
+
+    def max_pool(self, window: Window, x: Array) -> tuple[Array, Array]:
+        """Largest value and winning tap: the first in scan order on ties; a NaN wins."""
+        values = taps(pad(x, window), window).reshape(x.shape[0], *window.grid, -1, x.shape[-1])
+        inside = taps(pad(np.ones((1, *window.in_shape), bool), window), window)
+        inside = inside.reshape(1, *values.shape[1:])
+        out = np.full((x.shape[0], *window.out_shape), -np.inf, x.dtype)
+        winner = np.full(out.shape, -1, np.int32)
+        for tap in range(values.shape[3]):
+            value = values[:, :, :, tap]
+            wins = inside[:, :, :, tap] & ((value > out) | np.isnan(value) | (winner < 0))
+            out, winner = np.where(wins, value, out), np.where(wins, np.int32(tap), winner)
+        return out, winner
+
+    def max_pool_backward(self, window: Window, g: Array, winner: Array) -> Array:
+        taps_of = np.arange(np.prod(window.kernel)).reshape(1, 1, 1, *window.kernel, 1)
+        return scatter_taps(np.where(winner[:, :, :, None, None] == taps_of, g[:, :, :, None, None], 0), window)
+
+    def ratio_map(self, sums: Array, bias: Array | None, ratio: Ratio) -> Array:
+        return quotient(sums if bias is None else sums + bias, ratio)
+
+    def gamma_map(self, p: Array, q: Array, z: Array, bias: Array | None, gamma: float,
+                  ratio: Ratio) -> tuple[Array, Array]:
+        """Gamma's A and B of the canonical form (rules.py): the part that agrees with z's sign weighs 1 + γ."""
+        b = p.dtype.type(0) if bias is None else bias
+        gamma = p.dtype.type(gamma)
+        up, down = (1 + gamma) * p + q + (b + gamma * positive(b)), p + (1 + gamma) * q + (b + gamma * negative(b))
+        s = quotient(np.where(z < 0, down, up), ratio)
+        s = np.where(z == 0, 0 * ratio[0], s)
+        return np.where(z < 0, s, (1 + gamma) * s), np.where(z < 0, (1 + gamma) * s, s)
+
+    def activation(self, kind: str, x: Array, parameter: float = 0) -> Array:
+        return ACTIVATIONS[kind][0](x, x.dtype.type(parameter))
+
+    def activation_backward(self, kind: str, x: Array, g: Array, parameter: float = 0) -> Array:
+        return ACTIVATIONS[kind][1](x, g, x.dtype.type(parameter))
+
+    def nonnegative_samples(self, x: Array) -> Array:
+        """For each sample, whether all its values are >= 0 (and so none NaN)."""
+        return (x >= 0).reshape(len(x), -1).all(axis=1)

@@ -1,0 +1,168 @@
+"""All size arithmetic: output sizes, padding, groups, and how a convolution is swept over memory.
+
+Shapes are (height, width, channels) of one sample, channels last. Everything here is plain integers:
+nothing touches array data, so that layers, kernels and the NumPy twin agree on sizes by construction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+Pair = tuple[int, int]
+Padding = tuple[Pair, Pair]  # ((top, bottom), (left, right))
+
+
+def as_size(value: Any, name: str, low: int = 1) -> int:
+    """One whole number of at least `low`, or a ValueError that names the argument."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be an int, got {value!r}")
+    value = value.__index__()
+    if value < low:
+        raise ValueError(f"{name} must be at least {low}, got {value}")
+    return value
+
+
+def as_pair(value: Any, name: str, low: int = 1) -> Pair:
+    """An int or a pair of ints (height, width) as a pair."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        if len(value) != 2:
+            raise ValueError(f"{name} must be an int or a pair (height, width), got {value!r}")
+        return as_size(value[0], name, low), as_size(value[1], name, low)
+    size = as_size(value, name, low)
+    return size, size
+
+
+def as_padding(value: Any, name: str = "padding") -> Padding | str:
+    """An int, a pair (height, width), ((top, bottom), (left, right)) or "same"."""
+    if isinstance(value, str):
+        if value != "same":
+            raise ValueError(f'{name} must be an int, a pair, ((top, bottom), (left, right)) or "same", got {value!r}')
+        return value
+    if isinstance(value, Sequence) and len(value) == 2 and all(isinstance(v, Sequence) for v in value):
+        return as_pair(value[0], name, 0), as_pair(value[1], name, 0)
+    height, width = as_pair(value, name, 0)
+    return (height, height), (width, width)
+
+
+def same_padding(size: int, kernel: int, stride: int, dilation: int) -> Pair:
+    """TensorFlow's "same": ceil(size / stride) outputs, the odd padded element after the data."""
+    total = max((-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
+    return total // 2, total - total // 2
+
+
+def output_size(size: int, kernel: int, stride: int, padding: Pair, dilation: int) -> int:
+    """Number of window positions along one axis; 0 or less where no window fits."""
+    return (size + sum(padding) - (kernel - 1) * dilation - 1) // stride + 1
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of one sweep: grid point i reads source i·step + offset for each tap, writes start + i·stride."""
+
+    count: int  # grid points
+    step: int  # source elements from one grid point to the next
+    offsets: tuple[int, ...]  # source position of each tap at grid point 0 (negative: in the padding)
+    kernel: tuple[int, ...]  # kernel index of each tap
+    start: int  # first destination position
+    stride: int  # destination positions from one grid point to the next
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A product over a rectangle of destination pixels whose taps have the same source offsets everywhere."""
+
+    rows: Axis
+    cols: Axis
+
+
+@dataclass(frozen=True)
+class Window:
+    """A sliding window over (h, w, channels): what pooling needs, and the spatial half of a convolution."""
+
+    in_shape: tuple[int, int, int]
+    kernel: Pair
+    stride: Pair
+    padding: Padding
+    dilation: Pair = (1, 1)
+
+    @classmethod
+    def fit(cls, in_shape: Sequence[int], kernel: Pair, stride: Pair, padding: Padding | str,
+            dilation: Pair = (1, 1), **more: Any) -> Any:
+        """Resolve "same" and check that at least one window fits."""
+        if len(in_shape) != 3:
+            raise ValueError(f"expected an input of shape (height, width, channels), got {tuple(in_shape)}")
+        if padding == "same":
+            padding = tuple(same_padding(*axis) for axis in zip(in_shape, kernel, stride, dilation, strict=False))
+        window = cls(tuple(in_shape), kernel, stride, padding, dilation, **more)
+        if min(window.grid) < 1:
+            raise ValueError(f"kernel {kernel} with dilation {dilation} does not fit an input of shape "
+                             f"{tuple(in_shape)} with padding {padding}")
+        return window
+
+    @cached_property
+    def grid(self) -> Pair:
+        """Number of window positions (rows, columns)."""
+        return tuple(output_size(*axis) for axis in
+                     zip(self.in_shape, self.kernel, self.stride, self.padding, self.dilation, strict=False))
+
+    @property
+    def out_shape(self) -> tuple[int, int, int]:
+        return (*self.grid, self.in_shape[2])
+
+
+@dataclass(frozen=True)
+class Geometry(Window):
+    """A linear layer as a convolution: in_shape (h, w, in) to out_shape (oh, ow, out).
+
+    Weights have shape (kh, kw, in / groups, out). A dense layer is `Geometry.dense`: one tap on one pixel.
+    """
+
+    out_channels: int = 1
+    groups: int = 1
+
+    @classmethod
+    def dense(cls, inputs: int, outputs: int) -> Geometry:
+        return cls((1, 1, inputs), (1, 1), (1, 1), ((0, 0), (0, 0)), out_channels=outputs)
+
+    @property
+    def out_shape(self) -> tuple[int, int, int]:
+        return (*self.grid, self.out_channels)
+
+    @property
+    def weight_shape(self) -> tuple[int, int, int, int]:
+        return (*self.kernel, self.in_shape[2] // self.groups, self.out_channels)
+
+    @cached_property
+    def forward_sweeps(self) -> tuple[Sweep, ...]:
+        """Input to output: always one sweep over the output grid."""
+        return (Sweep(*(_forward_axis(self, axis) for axis in (0, 1))),)
+
+    @cached_property
+    def backward_sweeps(self) -> tuple[Sweep, ...]:
+        """Output to input (the transposed map): one sweep per phase of the stride.
+
+        Input pixels with the same position modulo the stride meet the same taps, so that each phase is a
+        plain product with unit step over the output's array. A phase without taps still stands: it writes zeros.
+        """
+        return tuple(Sweep(rows, cols) for rows in _backward_axes(self, 0) for cols in _backward_axes(self, 1))
+
+
+def _forward_axis(window: Window, axis: int) -> Axis:
+    taps = tuple(range(window.kernel[axis]))
+    offsets = tuple(k * window.dilation[axis] - window.padding[axis][0] for k in taps)
+    return Axis(window.grid[axis], window.stride[axis], offsets, taps, 0, 1)
+
+
+def _backward_axes(window: Window, axis: int) -> list[Axis]:
+    size, stride, before = window.in_shape[axis], window.stride[axis], window.padding[axis][0]
+    axes = []
+    for phase in range(min(stride, size)):
+        # Taps in falling order, so that the source offsets rise.
+        reach = [(phase + before - k * window.dilation[axis], k) for k in reversed(range(window.kernel[axis]))]
+        taps = [(distance // stride, k) for distance, k in reach if distance % stride == 0]
+        offsets, kernel = tuple(o for o, _ in taps), tuple(k for _, k in taps)
+        axes.append(Axis(-(-(size - phase) // stride), 1, offsets, kernel, phase, stride))
+    return axes

@@ -1,0 +1,141 @@
+/* Elementwise kernels: reading operands, the stabilised quotient, epilogues, activations. */
+#include <math.h>
+
+static inline vf load_some(const float *p, int64_t n) { return n >= VW ? v_load(p) : v_load_n(p, n); }
+
+static inline void store_some(float *p, vf v, int64_t n) {
+    if (n >= VW) v_store(p, v);
+    else v_store_n(p, v, n);
+}
+
+static inline vf read_value(vf x, const float *bound, int64_t n, int read) {
+    switch (read) {
+    case FLRP_POSITIVE: return v_positive(x);
+    case FLRP_NEGATIVE: return v_negative(x);
+    case FLRP_SHIFTED: return v_sub(x, load_some(bound, n));
+    default: return x;
+    }
+}
+
+/* coefficient * relevance / s(sum). Where s is 0 the share is lost: 0, but NaN where relevance is not finite. */
+static inline vf quotient(vf sum, vf relevance, const flrp_ratio *r) {
+    const vf eps = v_set1(r->epsilon), top = v_mul(v_set1(r->coefficient), relevance);
+    const vf s = r->is_signed ? v_if_negative(sum, v_sub(sum, eps), v_add(sum, eps)) : v_add(sum, eps);
+    return v_if_zero(s, v_mul(s, top), v_div(top, s));
+}
+
+static void finish(const flrp_epilogue *e, int rows, int64_t n, int64_t channel, const float *acc, int64_t acc_stride,
+                   const int64_t *offsets) {
+    for (int m = 0; m < rows; m++, acc += acc_stride) {
+        float *out = e->out + offsets[m];
+        for (int64_t j = 0; j < n; j += VW) {
+            const int64_t left = n - j, i = offsets[m] + j;
+            vf v = load_some(acc + j, left);
+            if (e->bias) v = v_add(v, load_some(e->bias + channel + j, left));
+            if (e->ratio.relevance) v = quotient(v, load_some(e->ratio.relevance + i, left), &e->ratio);
+            if (e->factor.data) {
+                const float *bound = e->factor.bound ? e->factor.bound + i % e->factor_period : 0;
+                v = v_mul(v, read_value(load_some(e->factor.data + i, left), bound, left, e->factor.read));
+            }
+            if (e->accumulate) v = v_add(v, load_some(out + j, left));
+            store_some(out + j, v, left);
+        }
+    }
+}
+
+static inline void gather_run(int64_t n, const float *x, const float *bound, int read, float *dst) {
+    for (int64_t j = 0; j < n; j += VW)
+        store_some(dst + j, read_value(load_some(x + j, n - j), bound ? bound + j : 0, n - j, read), n - j);
+}
+
+static void gather(int64_t pixels, int64_t n, const float *x, const float *bound, int read, float *dst,
+                   int64_t dst_stride) {
+    if (dst_stride == n) {
+        gather_run(pixels * n, x, bound, read, dst);
+        return;
+    }
+    for (int64_t i = 0; i < pixels; i++)
+        gather_run(n, x + i * n, bound ? bound + i * n : 0, read, dst + i * dst_stride);
+}
+
+static void ratio_map(int64_t n, int64_t channels, const float *sums, const float *bias, const flrp_ratio *r,
+                      float *out) {
+    for (int64_t first = 0; first < n; first += channels)
+        for (int64_t c = 0; c < channels; c += VW) {
+            const int64_t left = channels - c, i = first + c;
+            vf sum = load_some(sums + i, left);
+            if (bias) sum = v_add(sum, load_some(bias + c, left));
+            store_some(out + i, quotient(sum, load_some(r->relevance + i, left), r), left);
+        }
+}
+
+static void gamma_map(int64_t n, int64_t channels, const float *p, const float *q, const float *z, const float *bias,
+                      float gamma, const flrp_ratio *r, float *a, float *b) {
+    const vf zero = v_set1(0), more = v_set1(1 + gamma), nothing = v_set1(0);
+    for (int64_t first = 0; first < n; first += channels)
+        for (int64_t c = 0; c < channels; c += VW) {
+            const int64_t left = channels - c, i = first + c;
+            const vf pv = load_some(p + i, left), qv = load_some(q + i, left), zv = load_some(z + i, left);
+            const vf bv = bias ? load_some(bias + c, left) : nothing, rv = load_some(r->relevance + i, left);
+            const vf up = v_add(v_fma(more, pv, qv), v_add(bv, v_mul(v_set1(gamma), v_positive(bv))));
+            const vf down = v_add(v_fma(more, qv, pv), v_add(bv, v_mul(v_set1(gamma), v_negative(bv))));
+            const vf s = quotient(v_if_negative(zv, down, up), rv, r), big = v_mul(more, s);
+            const vf av = v_if_negative(zv, s, big), bb = v_if_negative(zv, big, s);
+            store_some(a + i, v_if_zero(zv, v_mul(zero, rv), av), left);
+            store_some(b + i, v_if_zero(zv, v_mul(zero, rv), bb), left);
+        }
+}
+
+static inline float sigmoidf(float x) { return 1.0f / (1.0f + expf(-x)); }
+
+static void activation(int kind, float parameter, int64_t n, const float *x, float *out) {
+    switch (kind) {
+    case FLRP_RELU:
+        for (int64_t i = 0; i < n; i += VW) store_some(out + i, v_positive(load_some(x + i, n - i)), n - i);
+        break;
+    case FLRP_LEAKY_RELU:
+        for (int64_t i = 0; i < n; i++) out[i] = x[i] < 0 ? parameter * x[i] : x[i];
+        break;
+    case FLRP_ABS:
+        for (int64_t i = 0; i < n; i++) out[i] = fabsf(x[i]);
+        break;
+    case FLRP_TANH:
+        for (int64_t i = 0; i < n; i++) out[i] = tanhf(x[i]);
+        break;
+    case FLRP_SIGMOID:
+        for (int64_t i = 0; i < n; i++) out[i] = sigmoidf(x[i]);
+        break;
+    case FLRP_SOFTPLUS: /* log(1 + e^x) without overflow */
+        for (int64_t i = 0; i < n; i++) out[i] = (x[i] < 0 ? 0 : x[i]) + log1pf(expf(-fabsf(x[i])));
+        break;
+    }
+}
+
+static void activation_backward(int kind, float parameter, int64_t n, const float *x, const float *g, float *out) {
+    switch (kind) {
+    case FLRP_RELU: /* as in the peers: the slope at 0 is 0 */
+        for (int64_t i = 0; i < n; i++) out[i] = x[i] <= 0 ? 0 : g[i];
+        break;
+    case FLRP_LEAKY_RELU:
+        for (int64_t i = 0; i < n; i++) out[i] = x[i] <= 0 ? parameter * g[i] : g[i];
+        break;
+    case FLRP_ABS:
+        for (int64_t i = 0; i < n; i++) out[i] = x[i] > 0 ? g[i] : x[i] < 0 ? -g[i] : x[i]; /* 0 at 0, NaN at NaN */
+        break;
+    case FLRP_TANH:
+        for (int64_t i = 0; i < n; i++) {
+            const float y = tanhf(x[i]);
+            out[i] = g[i] * (1 - y * y);
+        }
+        break;
+    case FLRP_SIGMOID:
+        for (int64_t i = 0; i < n; i++) {
+            const float y = sigmoidf(x[i]);
+            out[i] = g[i] * (y * (1 - y));
+        }
+        break;
+    case FLRP_SOFTPLUS:
+        for (int64_t i = 0; i < n; i++) out[i] = g[i] * sigmoidf(x[i]);
+        break;
+    }
+}

@@ -1,0 +1,23 @@
+/* One instruction set's kernels: every body over its vector header, and the table that names them. */
+#include "body/tile.h"
+#include "body/pointwise.h"
+#include "body/pool.h"
+
+const flrp_kernels TABLE = {
+    .name = ISA_NAME,
+    .lanes = VW,
+    .panel_vectors = PANEL_VECTORS,
+    .narrow_vectors = FLRP_MAX_VECTORS,
+    .narrow_rows = NARROW_ROWS,
+    .tile = tile,
+    .finish = finish,
+    .gather = gather,
+    .ratio = ratio_map,
+    .gamma = gamma_map,
+    .sum_pool = sum_pool,
+    .sum_pool_backward = sum_pool_backward,
+    .max_pool = max_pool,
+    .max_pool_backward = max_pool_backward,
+    .activation = activation,
+    .activation_backward = activation_backward,
+};

@@ -1,0 +1,58 @@
+/* The micro-kernel: a block of rows x vectors accumulators over segments of the reduction axis.
+ *
+ * acc[m][n] = sum over t, k of a[m][a_offsets[t] + k * a_step] * b[b_offsets[t] + k * b_step + n].
+ * Every output's terms are added in the same order whatever the block's size, so that results do not
+ * depend on how a product is cut into blocks.
+ */
+
+/* Compiled once per block size: with constant rows and vectors the accumulators live in registers. */
+static inline __attribute__((always_inline)) void tile_block(const int rows, const int vectors, const flrp_tile *t,
+                                                             float *out) {
+    vf acc[FLRP_MAX_ROWS][FLRP_MAX_VECTORS];
+    const float *a[FLRP_MAX_ROWS];
+    const int64_t length = t->length, a_step = t->a_step, b_step = t->b_step;
+#pragma GCC unroll 6
+    for (int m = 0; m < rows; m++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) acc[m][v] = v_set1(0);
+    for (int64_t s = 0; s < t->segments; s++) {
+        const float *b = t->b + t->b_offsets[s];
+#pragma GCC unroll 6
+        for (int m = 0; m < rows; m++) a[m] = t->a[m] + t->a_offsets[s];
+        for (int64_t k = 0, i = 0; k < length; k++, i += a_step, b += b_step) {
+            vf bv[FLRP_MAX_VECTORS];
+#pragma GCC unroll 4
+            for (int v = 0; v < vectors; v++) bv[v] = v_load(b + v * VW);
+#pragma GCC unroll 6
+            for (int m = 0; m < rows; m++) {
+                const vf x = v_set1(a[m][i]);
+#pragma GCC unroll 4
+                for (int v = 0; v < vectors; v++) acc[m][v] = v_fma(x, bv[v], acc[m][v]);
+            }
+        }
+    }
+#pragma GCC unroll 6
+    for (int m = 0; m < rows; m++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) v_store(out + (m * vectors + v) * VW, acc[m][v]);
+}
+
+/* Wide blocks have up to 6 rows of a panel; narrow ones up to NARROW_ROWS rows of 4 vectors. */
+#define NARROW_ROWS (PANEL_VECTORS == 4 ? 6 : 3)
+#define ROWS(r, v) case 8 * r + v: tile_block(r, v, t, acc); return;
+#define WIDE(v) ROWS(1, v) ROWS(2, v) ROWS(3, v) ROWS(4, v) ROWS(5, v) ROWS(6, v)
+#define NARROW(v) ROWS(1, v) ROWS(2, v) ROWS(3, v)
+
+static void tile(int rows, int vectors, const flrp_tile *t, float *acc) {
+    switch (8 * rows + vectors) {
+        WIDE(1)
+        WIDE(2)
+#if PANEL_VECTORS == 4
+        WIDE(3)
+        WIDE(4)
+#else
+        NARROW(3)
+        NARROW(4)
+#endif
+    }
+}

@@ -1,0 +1,106 @@
+/* fastlrp's C interface: relevance and convolution kernels on float32, channels-last arrays.
+ *
+ * In:  pointers and sizes that the caller has checked; arrays are C-contiguous.
+ * Out: arrays that the caller has allocated. Every output element is written.
+ * Not here: argument checks (shapes.py and _kernels.pyx), weights' layout (packing in _kernels.pyx),
+ * memory that outlives a call. The only failure is FLRP_NO_MEMORY, before anything is written.
+ */
+#ifndef FASTLRP_H
+#define FASTLRP_H
+
+#include <stdint.h>
+
+enum { FLRP_OK = 0, FLRP_NO_MEMORY = 1 };
+
+/* How a value is read: x, max(x, 0), min(x, 0), or x - bound (bound has the shape of one sample). */
+enum { FLRP_PLAIN, FLRP_POSITIVE, FLRP_NEGATIVE, FLRP_SHIFTED };
+
+typedef struct {
+    const float *data; /* NULL: absent */
+    const float *bound;
+    int read;
+} flrp_operand;
+
+/* The stabilised quotient coefficient * relevance / s(sum), s(d) = d + epsilon * sgn(d) with sgn(0) = +1
+ * (is_signed), or d + epsilon. A denominator of exactly zero gives zero. */
+typedef struct {
+    const float *relevance; /* NULL: no quotient is taken */
+    float epsilon, coefficient;
+    int is_signed;
+} flrp_ratio;
+
+/* What happens to an accumulator v of output element i, channel c, in this order:
+ * v += bias[c]; v = ratio(v); v *= factor[i]; v += out[i]; out[i] = v. Absent steps are skipped. */
+typedef struct {
+    float *out;
+    const float *bias;
+    flrp_ratio ratio;
+    flrp_operand factor;
+    int64_t factor_period; /* elements of one sample, for the factor's bound */
+    int accumulate;
+} flrp_epilogue;
+
+/* One axis of a sweep; shapes.Axis says what the numbers mean. Offsets rise evenly. */
+typedef struct {
+    int64_t count, step, start, stride, taps;
+    const int64_t *offsets;
+} flrp_axis;
+
+/* A product of source pixels with packed weights over a grid of destination pixels. */
+typedef struct {
+    flrp_axis rows, cols;
+    int64_t src_h, src_w, src_c; /* channels of one operand, all groups */
+    int64_t dst_h, dst_w, dst_c;
+    int64_t groups, parts; /* parts: 1 or 2 operands side by side on the reduction axis */
+    const float *weights;  /* wide: [group][panel][k][panel width]; narrow: [k][channel] */
+    int narrow;            /* few output channels: lanes run along the columns instead */
+} flrp_product;
+
+typedef struct {
+    int64_t in_h, in_w, channels, out_h, out_w;
+    int64_t kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w;
+} flrp_window;
+
+enum { FLRP_RELU, FLRP_LEAKY_RELU, FLRP_TANH, FLRP_SIGMOID, FLRP_ABS, FLRP_SOFTPLUS };
+
+/* Instruction sets, best last. */
+enum { FLRP_PORTABLE, FLRP_AVX2, FLRP_AVX512, FLRP_ISA_COUNT };
+
+int flrp_supported(int isa); /* compiled in, and both the processor and the system allow it */
+const char *flrp_isa_name(int isa);
+int flrp_lanes(int isa);       /* floats in one vector */
+int flrp_panel_width(int isa); /* output channels in one panel of packed weights */
+
+void flrp_init(void); /* once, at import: a child of fork runs serially from then on */
+
+int flrp_product_run(int isa, int threads, const flrp_product *p, int64_t samples, const flrp_operand *operands,
+                     const flrp_epilogue *epilogue);
+
+/* Weight gradient: out[ky, kx, c, o] = sum over samples and positions of x at the tap times g.
+ * out has shape (kh, kw, channels / groups, outputs). */
+int flrp_weight_gradient(int isa, int threads, const flrp_window *w, int64_t groups, int64_t outputs,
+                         int64_t samples, const float *x, const float *g, float *out);
+
+void flrp_sum_pool(int isa, int threads, const flrp_window *w, int64_t samples, const float *x,
+                   const float *scale, float *out);
+void flrp_sum_pool_backward(int isa, int threads, const flrp_window *w, int64_t samples, const float *g,
+                            const float *scale, float *out);
+/* winner: index of the winning tap in scan order, first on ties; a NaN wins. */
+void flrp_max_pool(int isa, int threads, const flrp_window *w, int64_t samples, const float *x, float *out,
+                   int32_t *winner);
+void flrp_max_pool_backward(int isa, int threads, const flrp_window *w, int64_t samples, const float *g,
+                            const int32_t *winner, float *out);
+
+/* out = quotient of relevance and sums[sample * sums_stride + i] + bias[i % channels]; bias may be NULL. */
+void flrp_ratio_map(int isa, int threads, int64_t samples, int64_t size, int64_t channels, const float *sums,
+                    int64_t sums_stride, const float *bias, const flrp_ratio *ratio, float *out);
+/* Gamma's pointwise map from p, q, z (rules.md, canonical form) to a and b. */
+void flrp_gamma_map(int isa, int threads, int64_t samples, int64_t size, int64_t channels, const float *p,
+                    const float *q, const float *z, const float *bias, float gamma, const flrp_ratio *ratio,
+                    float *a, float *b);
+void flrp_activation(int isa, int threads, int kind, float parameter, int64_t size, const float *x, float *out);
+void flrp_activation_backward(int isa, int threads, int kind, float parameter, int64_t size, const float *x,
+                              const float *g, float *out);
+int flrp_is_nonnegative(int64_t size, const float *x); /* false where any value is NaN */
+
+#endif

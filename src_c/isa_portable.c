@@ -1,0 +1,4 @@
+#include "kernels.h"
+#include "simd/vec_portable.h"
+#define TABLE flrp_kernels_portable
+#include "body/table.h"

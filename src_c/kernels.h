@@ -1,0 +1,66 @@
+/* The table of kernels that each instruction set fills, and what the drivers share. Private to src_c. */
+#ifndef FLRP_KERNELS_H
+#define FLRP_KERNELS_H
+
+#include "fastlrp.h"
+
+#define FLRP_MAX_ROWS 6
+#define FLRP_MAX_VECTORS 4
+#define FLRP_MAX_TILE (6 * 64) /* floats in the largest block of accumulators */
+
+/* A block of accumulators: acc[m][n] = sum over segments t and k < length of
+ * a[m][a_offsets[t] + k * a_step] * b[b_offsets[t] + k * b_step + n], in this order, fused where the
+ * instruction set can. All products (forward, backward, weight gradient) are this with other strides. */
+typedef struct {
+    const float *a[FLRP_MAX_ROWS];
+    const float *b;
+    const int64_t *a_offsets, *b_offsets;
+    int64_t segments, length, a_step, b_step;
+} flrp_tile;
+
+/* Kernels cannot fail and know nothing of threads; sizes may be anything >= 0. */
+typedef struct {
+    const char *name;
+    int lanes;
+    int panel_vectors;  /* vectors in one panel of packed weights */
+    int narrow_vectors; /* vectors along the columns for narrow products of up to `narrow_rows` channels */
+    int narrow_rows;
+    /* rows <= FLRP_MAX_ROWS, and rows x vectors one of the blocks above; acc: [rows][vectors * lanes] */
+    void (*tile)(int rows, int vectors, const flrp_tile *t, float *acc);
+    /* Epilogue on `rows` rows of n accumulators, row m going to out[offsets[m] ...], channel c first. */
+    void (*finish)(const flrp_epilogue *e, int rows, int64_t n, int64_t channel, const float *acc, int64_t acc_stride,
+                   const int64_t *offsets);
+    /* Copy pixels of n channels, read as `read`, dst_stride apart. */
+    void (*gather)(int64_t pixels, int64_t n, const float *x, const float *bound, int read, float *dst,
+                   int64_t dst_stride);
+    void (*ratio)(int64_t n, int64_t channels, const float *sums, const float *bias, const flrp_ratio *r, float *out);
+    void (*gamma)(int64_t n, int64_t channels, const float *p, const float *q, const float *z, const float *bias,
+                  float gamma, const flrp_ratio *r, float *a, float *b);
+    /* Rows [row, row + rows) of one sample's output (forward) or input (backward). */
+    void (*sum_pool)(const flrp_window *w, int64_t row, int64_t rows, const float *x, const float *scale, float *out);
+    void (*sum_pool_backward)(const flrp_window *w, int64_t row, int64_t rows, const float *g, const float *scale,
+                              float *out);
+    void (*max_pool)(const flrp_window *w, int64_t row, int64_t rows, const float *x, float *out, int32_t *winner);
+    void (*max_pool_backward)(const flrp_window *w, int64_t row, int64_t rows, const float *g, const int32_t *winner,
+                              float *out);
+    void (*activation)(int kind, float parameter, int64_t n, const float *x, float *out);
+    void (*activation_backward)(int kind, float parameter, int64_t n, const float *x, const float *g, float *out);
+} flrp_kernels;
+
+extern const flrp_kernels flrp_kernels_portable;
+#ifdef FLRP_X86
+extern const flrp_kernels flrp_kernels_avx2, flrp_kernels_avx512;
+#endif
+const flrp_kernels *flrp_kernels_of(int isa);
+
+/* Run task(context, i, thread) for every i < tasks, split statically over threads; `work` is the number of
+ * multiply-adds of the whole, so that small work is not worth a second thread. */
+typedef void (*flrp_task)(void *context, int64_t i, int thread);
+void flrp_parallel(int threads, int64_t tasks, double work, flrp_task task, void *context);
+int flrp_threads_for(int threads, int64_t tasks, double work);
+
+static inline int64_t flrp_min(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t flrp_max(int64_t a, int64_t b) { return a > b ? a : b; }
+static inline int64_t flrp_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+#endif

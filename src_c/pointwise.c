@@ -1,0 +1,102 @@
+/* Drivers of the elementwise kernels: relevance maps and activations, in blocks of whole pixels. */
+#include "kernels.h"
+
+#define BLOCK 8192 /* elements per task, rounded to whole pixels */
+
+typedef struct {
+    const flrp_kernels *kernels;
+    int kind;
+    float parameter;
+    int64_t size, channels, block, blocks, sums_stride; /* size: elements of one sample */
+    const float *x, *q, *z, *bias;
+    flrp_ratio ratio;
+    const float *g;
+    float *a, *b;
+} job;
+
+static void split(const job *j, int64_t task, int64_t *first, int64_t *count, int64_t *sum_first) {
+    const int64_t sample = task / j->blocks, at = task % j->blocks * j->block;
+    *first = sample * j->size + at;
+    *count = flrp_min(j->block, j->size - at);
+    *sum_first = sample * j->sums_stride + at;
+}
+
+static void run(int isa, int threads, int64_t samples, job *j, flrp_task task) {
+    if (!j->size) return;
+    j->kernels = flrp_kernels_of(isa);
+    j->block = flrp_max(1, BLOCK / j->channels) * j->channels;
+    j->blocks = flrp_ceil_div(j->size, j->block);
+    flrp_parallel(threads, samples * j->blocks, 4.0 * (double)samples * (double)j->size, task, j);
+}
+
+static void ratio_task(void *context, int64_t task, int thread) {
+    const job *j = context;
+    int64_t first, count, sum_first;
+    flrp_ratio r = j->ratio;
+    (void)thread;
+    split(j, task, &first, &count, &sum_first);
+    r.relevance += first;
+    j->kernels->ratio(count, j->channels, j->x + sum_first, j->bias, &r, j->a + first);
+}
+
+void flrp_ratio_map(int isa, int threads, int64_t samples, int64_t size, int64_t channels, const float *sums,
+                    int64_t sums_stride, const float *bias, const flrp_ratio *ratio, float *out) {
+    job j = {.size = size, .channels = channels, .x = sums, .sums_stride = sums_stride, .bias = bias,
+             .ratio = *ratio, .a = out};
+    run(isa, threads, samples, &j, ratio_task);
+}
+
+static void gamma_task(void *context, int64_t task, int thread) {
+    const job *j = context;
+    int64_t i, count, unused;
+    flrp_ratio r = j->ratio;
+    (void)thread;
+    split(j, task, &i, &count, &unused);
+    r.relevance += i;
+    j->kernels->gamma(count, j->channels, j->x + i, j->q + i, j->z + i, j->bias, j->parameter, &r, j->a + i, j->b + i);
+}
+
+void flrp_gamma_map(int isa, int threads, int64_t samples, int64_t size, int64_t channels, const float *p,
+                    const float *q, const float *z, const float *bias, float gamma, const flrp_ratio *ratio,
+                    float *a, float *b) {
+    job j = {.size = size, .channels = channels, .x = p, .q = q, .z = z, .bias = bias, .parameter = gamma,
+             .ratio = *ratio, .a = a, .b = b};
+    run(isa, threads, samples, &j, gamma_task);
+}
+
+static void activation_task(void *context, int64_t task, int thread) {
+    const job *j = context;
+    int64_t i, count, unused;
+    (void)thread;
+    split(j, task, &i, &count, &unused);
+    j->kernels->activation(j->kind, j->parameter, count, j->x + i, j->a + i);
+}
+
+void flrp_activation(int isa, int threads, int kind, float parameter, int64_t size, const float *x, float *out) {
+    job j = {.kind = kind, .parameter = parameter, .size = size, .channels = 1, .x = x, .a = out};
+    run(isa, threads, 1, &j, activation_task);
+}
+
+static void activation_backward_task(void *context, int64_t task, int thread) {
+    const job *j = context;
+    int64_t i, count, unused;
+    (void)thread;
+    split(j, task, &i, &count, &unused);
+    j->kernels->activation_backward(j->kind, j->parameter, count, j->x + i, j->g + i, j->a + i);
+}
+
+void flrp_activation_backward(int isa, int threads, int kind, float parameter, int64_t size, const float *x,
+                              const float *g, float *out) {
+    job j = {.kind = kind, .parameter = parameter, .size = size, .channels = 1, .x = x, .g = g, .a = out};
+    run(isa, threads, 1, &j, activation_backward_task);
+}
+
+int flrp_is_nonnegative(int64_t size, const float *x) {
+    for (int64_t first = 0; first < size; first += BLOCK) {
+        const int64_t last = flrp_min(size, first + BLOCK);
+        int ok = 1;
+        for (int64_t i = first; i < last; i++) ok &= x[i] >= 0;
+        if (!ok) return 0;
+    }
+    return 1;
+}

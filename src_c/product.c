@@ -1,0 +1,319 @@
+/* The driver of every product: forward, backward to the input, with one or two operands, dense or convolutional.
+ *
+ * A task covers a block of destination pixels: rows of one sample, or several whole samples where they are small.
+ * It reads the source where it lies if every tap is inside the data and nothing is to be transformed; else it
+ * copies the source rows it needs, transformed and zero-padded, into its thread's scratch. Then each pixel is one
+ * pointer, each tap one offset, and blocks of pixels x output channels go to the micro-kernel and the epilogue.
+ * How the pixels are cut into tasks and blocks changes no bit: the order of every output's sum is fixed.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels.h"
+
+#define SCRATCH_TARGET (192 * 1024) /* bytes of source rows per task: they stay in L2 beside a weight panel */
+
+typedef struct {
+    const flrp_kernels *kernels;
+    const flrp_product *p;
+    const flrp_operand *operands;
+    const flrp_epilogue *epilogue;
+    int64_t samples;
+    /* source block: spatial extent of all taps, and strides in floats */
+    int64_t span_h, span_w, block_h, block_w;
+    int64_t pixel, line, plane, image; /* plane: one channel's rows, in narrow products */
+    int copies;
+    /* segments of the reduction axis, row tap by row tap */
+    int64_t *a_offsets, *b_offsets;
+    int64_t row_segments, length;
+    /* tasks */
+    int64_t block_samples, block_rows, sample_blocks, row_blocks, panel_blocks, panels;
+    float *scratch;
+    int64_t scratch_size; /* floats per thread */
+} job;
+
+static int64_t span(const flrp_axis *a) { return a->taps ? a->offsets[a->taps - 1] - a->offsets[0] + 1 : 1; }
+
+static int64_t spacing(const flrp_axis *a) { return a->taps > 1 ? a->offsets[1] - a->offsets[0] : 1; }
+
+static int64_t first_source(const flrp_axis *a, int64_t i) { return i * a->step + (a->taps ? a->offsets[0] : 0); }
+
+static int inside(const flrp_axis *a, int64_t size) {
+    return first_source(a, 0) >= 0 && first_source(a, a->count - 1) + span(a) <= size;
+}
+
+/* Cut the grid into tasks: enough for every thread, each small enough for its scratch to stay in L2. */
+static void plan_tasks(job *j, int threads) {
+    const flrp_product *p = j->p;
+    const int64_t rows = p->rows.count, per_row = p->rows.step * (p->cols.count * p->cols.step + j->span_w) *
+                                                  p->src_c * p->parts * (int64_t)sizeof(float);
+    const int64_t fit = flrp_max(1, SCRATCH_TARGET / flrp_max(per_row, 1));
+    const int width = j->kernels->lanes * j->kernels->panel_vectors;
+    j->panels = p->narrow ? 1 : flrp_ceil_div(p->dst_c / p->groups, width);
+    j->block_rows = flrp_min(rows, fit);
+    j->block_samples = j->block_rows < rows ? 1 : flrp_max(1, fit / rows);
+    j->block_samples = flrp_min(j->block_samples, flrp_max(1, flrp_ceil_div(j->samples, threads)));
+    if (j->samples < threads && j->block_rows * threads > rows) j->block_rows = flrp_ceil_div(rows, threads);
+    j->sample_blocks = flrp_ceil_div(j->samples, j->block_samples);
+    j->row_blocks = flrp_ceil_div(rows, j->block_rows);
+    j->panel_blocks = 1;
+    if (j->sample_blocks * j->row_blocks < threads) j->panel_blocks = flrp_min(threads, j->panels);
+}
+
+static void plan_source(job *j) {
+    const flrp_product *p = j->p;
+    j->span_h = span(&p->rows);
+    j->span_w = span(&p->cols);
+    j->copies = p->narrow || p->parts > 1 || j->operands[0].read != FLRP_PLAIN || !inside(&p->rows, p->src_h) ||
+                !inside(&p->cols, p->src_w);
+}
+
+static void plan_strides(job *j) {
+    const flrp_product *p = j->p;
+    if (!j->copies) {
+        j->pixel = p->src_c;
+        j->line = p->src_w * j->pixel;
+        j->image = p->src_h * j->line;
+        return;
+    }
+    j->block_h = (j->block_rows - 1) * p->rows.step + j->span_h;
+    j->block_w = (p->cols.count - 1) * p->cols.step + j->span_w;
+    j->pixel = p->narrow ? 1 : p->src_c * p->parts;
+    j->line = j->block_w * j->pixel;
+    j->plane = j->block_h * j->line;
+    j->image = j->plane * (p->narrow ? p->src_c * p->parts : 1);
+    /* Narrow products load whole vectors past the end of a line. */
+    j->scratch_size = j->block_samples * j->image + FLRP_MAX_VECTORS * j->kernels->lanes;
+}
+
+/* Segments of the reduction axis for every row tap, in the order of the packed weights. */
+static int plan_segments(job *j) {
+    const flrp_product *p = j->p;
+    const int64_t group_c = p->src_c / p->groups;
+    const int width = j->kernels->lanes * j->kernels->panel_vectors;
+    const int merged = p->groups == 1 && spacing(&p->cols) == 1; /* the taps of a row are one run of floats */
+    if (p->narrow) {
+        j->row_segments = p->parts * p->src_c;
+        j->length = p->cols.taps;
+    } else if (merged) {
+        j->row_segments = 1;
+        j->length = p->cols.taps * p->src_c * p->parts;
+    } else {
+        j->row_segments = p->cols.taps * p->parts;
+        j->length = group_c;
+    }
+    const int64_t count = p->rows.taps * j->row_segments;
+    j->a_offsets = malloc((size_t)flrp_max(2 * count, 1) * sizeof(int64_t));
+    if (!j->a_offsets) return FLRP_NO_MEMORY;
+    j->b_offsets = j->a_offsets + count;
+    for (int64_t s = 0; s < count; s++) {
+        const int64_t tap = s / j->row_segments, r = s % j->row_segments;
+        const int64_t line = (p->rows.offsets[tap] - p->rows.offsets[0]) * j->line;
+        if (p->narrow) { /* a: weights, b: a line of a channel's plane */
+            j->a_offsets[s] = s * j->length * p->dst_c;
+            j->b_offsets[s] = line + r * j->plane;
+        } else {
+            const int64_t col = merged ? 0 : p->cols.offsets[r / p->parts] - p->cols.offsets[0];
+            j->a_offsets[s] = line + col * j->pixel + (merged ? 0 : r % p->parts * p->src_c);
+            j->b_offsets[s] = s * j->length * width;
+        }
+    }
+    return FLRP_OK;
+}
+
+/* One source line, read through the operands, zero outside the data. */
+static void copy_line(const job *j, int64_t sample, int64_t y, float *dst) {
+    const flrp_product *p = j->p;
+    const int64_t x0 = first_source(&p->cols, 0), c = p->src_c;
+    const int64_t begin = flrp_min(flrp_max(-x0, 0), j->block_w);
+    const int64_t end = flrp_max(begin, flrp_min(j->block_w, p->src_w - x0));
+    const int64_t in_sample = (y * p->src_w + x0 + begin) * c, at = sample * p->src_h * p->src_w * c + in_sample;
+    memset(dst, 0, (size_t)(begin * j->pixel) * sizeof(float));
+    memset(dst + end * j->pixel, 0, (size_t)((j->block_w - end) * j->pixel) * sizeof(float));
+    for (int64_t part = 0; part < p->parts && end > begin; part++) {
+        const flrp_operand *o = &j->operands[part];
+        j->kernels->gather(end - begin, c, o->data + at, o->bound ? o->bound + in_sample : 0, o->read,
+                           dst + begin * j->pixel + part * c, j->pixel);
+    }
+}
+
+static inline float read_one(float x, const flrp_operand *o, int64_t in_sample) {
+    switch (o->read) {
+    case FLRP_POSITIVE: return x < 0 ? 0 : x;
+    case FLRP_NEGATIVE: return x > 0 ? 0 : x;
+    case FLRP_SHIFTED: return x - o->bound[in_sample];
+    default: return x;
+    }
+}
+
+/* The same for a narrow product: each channel's line goes to its own plane. */
+static void copy_planes(const job *j, int64_t sample, int64_t y, float *dst) {
+    const flrp_product *p = j->p;
+    const int64_t x0 = first_source(&p->cols, 0), c = p->src_c, per_sample = p->src_h * p->src_w * c;
+    const int64_t begin = flrp_min(flrp_max(-x0, 0), j->block_w);
+    const int64_t end = flrp_max(begin, flrp_min(j->block_w, p->src_w - x0));
+    for (int64_t plane = 0; plane < p->parts * c; plane++, dst += j->plane) {
+        const flrp_operand *o = &j->operands[plane / c];
+        memset(dst, 0, (size_t)begin * sizeof(float));
+        memset(dst + end, 0, (size_t)(j->block_w - end) * sizeof(float));
+        int64_t i = (y * p->src_w + x0 + begin) * c + plane % c;
+        for (int64_t x = begin; x < end; x++, i += c) dst[x] = read_one(o->data[sample * per_sample + i], o, i);
+    }
+}
+
+static void copy_source(const job *j, int64_t sample, int64_t samples, int64_t row, int64_t rows, float *dst) {
+    const flrp_product *p = j->p;
+    const int64_t y0 = first_source(&p->rows, row), lines = (rows - 1) * p->rows.step + j->span_h;
+    for (int64_t s = 0; s < samples; s++)
+        for (int64_t l = 0; l < lines; l++) {
+            float *line = dst + s * j->image + l * j->line;
+            if (y0 + l >= 0 && y0 + l < p->src_h) {
+                if (p->narrow) copy_planes(j, sample + s, y0 + l, line);
+                else copy_line(j, sample + s, y0 + l, line);
+            } else if (p->narrow) {
+                for (int64_t plane = 0; plane < p->parts * p->src_c; plane++)
+                    memset(line + plane * j->plane, 0, (size_t)j->line * sizeof(float));
+            } else memset(line, 0, (size_t)j->line * sizeof(float));
+        }
+}
+
+/* Row taps [*first, *last) that meet data at grid row `row`: the others would only add zeros. */
+static void valid_taps(const job *j, int64_t row, int64_t *first, int64_t *last) {
+    const flrp_axis *a = &j->p->rows;
+    int64_t t0 = 0, t1 = a->taps;
+    while (t0 < t1 && row * a->step + a->offsets[t0] < 0) t0++;
+    while (t1 > t0 && row * a->step + a->offsets[t1 - 1] >= j->p->src_h) t1--;
+    *first = t0;
+    *last = t1;
+}
+
+static void set_segments(const job *j, flrp_tile *t, int64_t first, int64_t last) {
+    t->a_offsets = j->a_offsets + first * j->row_segments;
+    t->b_offsets = j->b_offsets + first * j->row_segments;
+    t->segments = flrp_max(0, last - first) * j->row_segments;
+}
+
+static int64_t destination(const flrp_product *p, int64_t sample, int64_t row, int64_t col) {
+    const int64_t y = p->rows.start + row * p->rows.stride, x = p->cols.start + col * p->cols.stride;
+    return ((sample * p->dst_h + y) * p->dst_w + x) * p->dst_c;
+}
+
+/* Blocks of up to 6 pixels, running over rows and samples, times one panel of output channels. */
+static void run_panel(const job *j, const float *source, int64_t sample, int64_t samples, int64_t row, int64_t rows,
+                      int64_t group, int64_t panel, int64_t k_total) {
+    const flrp_product *p = j->p;
+    const flrp_kernels *kernels = j->kernels;
+    const int64_t cols = p->cols.count, pixels = samples * rows * cols, group_out = p->dst_c / p->groups;
+    const int64_t width = (int64_t)kernels->lanes * kernels->panel_vectors;
+    const int64_t n = flrp_min(width, group_out - panel * width), vectors = flrp_ceil_div(n, kernels->lanes);
+    const int64_t channel = group * group_out + panel * width, group_in = group * (p->src_c / p->groups);
+    float acc[FLRP_MAX_TILE] __attribute__((aligned(64)));
+    int64_t offsets[FLRP_MAX_ROWS];
+    flrp_tile t = {.b = p->weights + (group * j->panels + panel) * k_total * width,
+                   .length = j->length, .a_step = 1, .b_step = width};
+    int64_t s = 0, r = 0, c = 0, t0, t1;
+    valid_taps(j, row, &t0, &t1);
+    for (int64_t done = 0; done < pixels;) {
+        const int64_t blocks = flrp_ceil_div(pixels - done, FLRP_MAX_ROWS);
+        const int64_t size = flrp_ceil_div(pixels - done, blocks); /* even blocks: 7 pixels are 4 + 3 */
+        int64_t first = p->rows.taps, last = 0;
+        for (int64_t m = 0; m < size; m++) {
+            t.a[m] = source + s * j->image + r * p->rows.step * j->line + c * p->cols.step * j->pixel + group_in;
+            offsets[m] = destination(p, sample + s, row + r, c) + channel;
+            first = flrp_min(first, t0);
+            last = flrp_max(last, t1);
+            if (++c == cols) {
+                c = 0;
+                if (++r == rows) r = 0, s++;
+                valid_taps(j, row + r, &t0, &t1);
+            }
+        }
+        set_segments(j, &t, first, last);
+        kernels->tile((int)size, (int)vectors, &t, acc);
+        kernels->finish(j->epilogue, (int)size, n, channel, acc, vectors * kernels->lanes, offsets);
+        done += size;
+    }
+}
+
+/* Narrow: output channels are the block's rows, columns its lanes; then turned into pixels for the epilogue. */
+static void run_narrow_line(const job *j, const float *source, int64_t sample, int64_t row, float *line) {
+    const flrp_product *p = j->p;
+    const flrp_kernels *kernels = j->kernels;
+    const int64_t cols = p->cols.count, outs = p->dst_c;
+    float acc[FLRP_MAX_TILE] __attribute__((aligned(64)));
+    int64_t first, last;
+    flrp_tile t = {.length = j->length, .a_step = outs, .b_step = spacing(&p->cols)};
+    valid_taps(j, row, &first, &last);
+    set_segments(j, &t, first, last);
+    for (int64_t c = 0; c < cols; c += kernels->narrow_vectors * kernels->lanes)
+        for (int64_t o = 0; o < outs; o += kernels->narrow_rows) {
+            const int64_t size = flrp_min(kernels->narrow_rows, outs - o);
+            const int64_t vectors = flrp_min(kernels->narrow_vectors, flrp_ceil_div(cols - c, kernels->lanes));
+            const int64_t lanes = vectors * kernels->lanes;
+            for (int64_t m = 0; m < size; m++) t.a[m] = p->weights + o + m;
+            t.b = source + c;
+            kernels->tile((int)size, (int)vectors, &t, acc);
+            for (int64_t m = 0; m < size; m++)
+                for (int64_t i = 0; i < flrp_min(lanes, cols - c); i++) line[(c + i) * outs + o + m] = acc[m * lanes + i];
+        }
+    if (p->cols.stride == 1 && !j->epilogue->bias) { /* neighbouring pixels: one run */
+        const int64_t at = destination(p, sample, row, 0);
+        kernels->finish(j->epilogue, 1, cols * outs, 0, line, cols * outs, &at);
+    } else
+        for (int64_t c = 0; c < cols; c++) {
+            const int64_t at = destination(p, sample, row, c);
+            kernels->finish(j->epilogue, 1, outs, 0, line + c * outs, outs, &at);
+        }
+}
+
+static void run_task(void *context, int64_t task, int thread) {
+    const job *j = context;
+    const flrp_product *p = j->p;
+    const int64_t block = task / j->panel_blocks, piece = task % j->panel_blocks;
+    const int64_t sample = block / j->row_blocks * j->block_samples, row = block % j->row_blocks * j->block_rows;
+    const int64_t samples = flrp_min(j->block_samples, j->samples - sample);
+    const int64_t rows = flrp_min(j->block_rows, p->rows.count - row);
+    float *scratch = j->scratch + thread * (j->scratch_size + (p->narrow ? p->cols.count * p->dst_c : 0));
+    const float *source = scratch;
+    if (j->copies) copy_source(j, sample, samples, row, rows, scratch);
+    else
+        source = j->operands[0].data + sample * j->image + first_source(&p->rows, row) * j->line +
+                 first_source(&p->cols, 0) * j->pixel;
+    if (p->narrow) {
+        for (int64_t s = 0; s < samples; s++)
+            for (int64_t r = 0; r < rows; r++)
+                run_narrow_line(j, source + s * j->image + r * p->rows.step * j->line, sample + s, row + r,
+                                scratch + j->scratch_size);
+        return;
+    }
+    const int64_t k_total = p->rows.taps * j->row_segments * j->length;
+    const int64_t begin = j->panels * piece / j->panel_blocks, end = j->panels * (piece + 1) / j->panel_blocks;
+    for (int64_t group = 0; group < p->groups; group++)
+        for (int64_t panel = begin; panel < end; panel++)
+            run_panel(j, source, sample, samples, row, rows, group, panel, k_total);
+}
+
+int flrp_product_run(int isa, int threads, const flrp_product *p, int64_t samples, const flrp_operand *operands,
+                     const flrp_epilogue *epilogue) {
+    job j = {.kernels = flrp_kernels_of(isa), .p = p, .operands = operands, .epilogue = epilogue, .samples = samples};
+    if (!samples || !p->rows.count || !p->cols.count) return FLRP_OK;
+    const double work = (double)samples * p->rows.count * p->cols.count * p->rows.taps * p->cols.taps * p->src_c *
+                        p->parts * p->dst_c / p->groups;
+    threads = flrp_threads_for(threads, INT64_MAX, work);
+    plan_source(&j);
+    plan_tasks(&j, threads);
+    plan_strides(&j);
+    if (plan_segments(&j)) return FLRP_NO_MEMORY;
+    const int64_t per_thread = j.scratch_size + (p->narrow ? p->cols.count * p->dst_c : 0);
+    if (per_thread) {
+        j.scratch = malloc((size_t)(threads * per_thread) * sizeof(float));
+        if (!j.scratch) {
+            free(j.a_offsets);
+            return FLRP_NO_MEMORY;
+        }
+    }
+    flrp_parallel(threads, j.sample_blocks * j.row_blocks * j.panel_blocks, work, run_task, &j);
+    free(j.scratch);
+    free(j.a_offsets);
+    return FLRP_OK;
+}

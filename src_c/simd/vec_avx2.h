@@ -1,0 +1,36 @@
+/* Eight lanes: AVX2 with FMA. */
+#ifndef FLRP_VEC_H
+#define FLRP_VEC_H
+
+#include <immintrin.h>
+
+#define ISA_NAME "avx2"
+#define VW 8
+#define PANEL_VECTORS 2
+
+typedef __m256 vf;
+
+static inline __m256i v_first(int64_t n) { /* all ones in the first n lanes */
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+static inline vf v_set1(float x) { return _mm256_set1_ps(x); }
+static inline vf v_load(const float *p) { return _mm256_loadu_ps(p); }
+static inline void v_store(float *p, vf v) { _mm256_storeu_ps(p, v); }
+static inline vf v_load_n(const float *p, int64_t n) { return _mm256_maskload_ps(p, v_first(n)); }
+static inline void v_store_n(float *p, vf v, int64_t n) { _mm256_maskstore_ps(p, v_first(n), v); }
+static inline vf v_add(vf a, vf b) { return _mm256_add_ps(a, b); }
+static inline vf v_sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
+static inline vf v_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
+static inline vf v_div(vf a, vf b) { return _mm256_div_ps(a, b); }
+static inline vf v_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
+static inline vf v_if_negative(vf d, vf yes, vf no) {
+    return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(d, _mm256_setzero_ps(), _CMP_LT_OQ));
+}
+static inline vf v_if_zero(vf d, vf yes, vf no) {
+    return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(d, _mm256_setzero_ps(), _CMP_EQ_OQ));
+}
+/* max and min give their second operand where one is NaN: NaN stays. */
+static inline vf v_positive(vf x) { return _mm256_max_ps(_mm256_setzero_ps(), x); }
+static inline vf v_negative(vf x) { return _mm256_min_ps(_mm256_setzero_ps(), x); }
+
+#endif
