@@ -31,15 +31,14 @@ cdef extern from "fastlrp.h" nogil:
         float *out
         const float *bias
         flrp_ratio ratio
-        flrp_operand factor
+        flrp_operand factors[2]
         int64_t factor_period
-        int accumulate
     ctypedef struct flrp_axis:
         int64_t count, step, start, stride, taps
         const int64_t *offsets
     ctypedef struct flrp_product:
         flrp_axis rows, cols
-        int64_t src_h, src_w, src_c, dst_h, dst_w, dst_c, groups, parts
+        int64_t src_h, src_w, src_c, dst_h, dst_w, dst_c, groups, parts, sides
         const float *weights
         int narrow
     ctypedef struct flrp_window:
@@ -57,7 +56,7 @@ cdef extern from "fastlrp.h" nogil:
     void flrp_sum_pool(int isa, int threads, const flrp_window *w, int64_t samples, const float *x,
                        const float *scale, float *out)
     void flrp_sum_pool_backward(int isa, int threads, const flrp_window *w, int64_t samples, const float *g,
-                                const float *scale, float *out)
+                                const float *scale, const float *factor, float *out)
     void flrp_max_pool(int isa, int threads, const flrp_window *w, int64_t samples, const float *x, float *out,
                        int32_t *winner)
     void flrp_max_pool_backward(int isa, int threads, const flrp_window *w, int64_t samples, const float *g,
@@ -136,31 +135,30 @@ cdef int fill_ratio(flrp_ratio *r, ratio, Py_ssize_t size) except -1:
 
 
 def pack_wide(weight, rows, cols, Py_ssize_t groups, Py_ssize_t width):
-    """(kh, kw, parts, channels / group, outputs) to [group][panel][k][width], zeros past the last output."""
-    taken = weight[list(rows.kernel)][:, list(cols.kernel)]
-    outputs = weight.shape[-1] // groups
-    k = taken[..., 0].size
-    panels = -(-outputs // width)
-    packed = np.zeros((groups, k, panels * width), np.float32)
-    packed[:, :, :outputs] = taken.reshape(k, groups, outputs).transpose(1, 0, 2)
-    return np.ascontiguousarray(packed.reshape(groups, k, panels, width).transpose(0, 2, 1, 3))
+    """(side, kh, kw, parts, channels / group, outputs) to [side][group][panel][k][width], zeros past the outputs."""
+    taken = weight[:, list(rows.kernel)][:, :, list(cols.kernel)]
+    sides, outputs = weight.shape[0], weight.shape[5] // groups
+    k, panels = taken[0, ..., 0].size, -(-outputs // width)
+    packed = np.zeros((sides, groups, k, panels * width), np.float32)
+    packed[..., :outputs] = taken.reshape(sides, k, groups, outputs).transpose(0, 2, 1, 3)
+    return np.ascontiguousarray(packed.reshape(sides, groups, k, panels, width).transpose(0, 1, 3, 2, 4))
 
 
 def pack_narrow(weight, rows, cols):
-    """(kh, kw, parts, channels, outputs) to [row tap][part][channel][column tap][output]."""
-    taken = weight[list(rows.kernel)][:, list(cols.kernel)]
-    return np.ascontiguousarray(taken.transpose(0, 2, 3, 1, 4), dtype=np.float32)
+    """(side, kh, kw, parts, channels, outputs) to [row tap][part][channel][column tap][side][output]."""
+    taken = weight[:, list(rows.kernel)][:, :, list(cols.kernel)]
+    return np.ascontiguousarray(taken.transpose(1, 3, 4, 2, 0, 5), dtype=np.float32)
 
 
 cdef class Product:
-    """A linear map with packed weights: destination = weights · (operands side by side), then an epilogue.
+    """A linear map with packed weights: destination = Σ over sides of weights · operands, each with its epilogue.
 
-    sweeps: shapes.Sweep tuples; src, dst: (h, w, channels); weight: (kh, kw, parts, src channels / groups,
+    sweeps: shapes.Sweep tuples; src, dst: (h, w, channels); weight: (sides, kh, kw, parts, src channels / groups,
     dst channels). Immutable once built, so that threads share it.
     """
 
     cdef flrp_product *sweeps
-    cdef Py_ssize_t count, src_size, dst_size, dst_channels, parts
+    cdef Py_ssize_t count, src_size, dst_size, dst_channels, parts, sides
     cdef int isa
     cdef list keep  # arrays that the sweeps point into
 
@@ -170,9 +168,9 @@ cdef class Product:
         self.isa = isa
         self.keep = []
         self.count = len(sweeps)
-        self.parts = weight.shape[2]
+        self.sides, self.parts = weight.shape[0], weight.shape[3]
         self.src_size, self.dst_size, self.dst_channels = src[0] * src[1] * src[2], dst[0] * dst[1] * dst[2], dst[2]
-        if weight.shape[3] * groups != src[2] or weight.shape[4] != dst[2]:
+        if weight.shape[4] * groups != src[2] or weight.shape[5] != dst[2]:
             raise ValueError(f"weight of shape {weight.shape} does not map {src} to {dst} in {groups} groups")
         self.sweeps = <flrp_product *>calloc(self.count, sizeof(flrp_product))
         if self.sweeps == NULL:
@@ -181,7 +179,7 @@ cdef class Product:
             p = &self.sweeps[i]
             p.src_h, p.src_w, p.src_c = src
             p.dst_h, p.dst_w, p.dst_c = dst
-            p.groups, p.parts = groups, self.parts
+            p.groups, p.parts, p.sides = groups, self.parts, self.sides
             self.fill_axis(&p.rows, sweeps[i].rows)
             self.fill_axis(&p.cols, sweeps[i].cols)
             self.pack(p, sweeps[i], weight)
@@ -208,12 +206,11 @@ cdef class Product:
         p.weights = <const float *>cnp.PyArray_DATA(<cnp.ndarray>packed)
         return 0
 
-    def __call__(self, Py_ssize_t samples, operands, out, *, bias=None, ratio=None, factor=None,
-                 bint accumulate=False):
-        """Write (or add) the product of `samples` samples to `out`.
+    def __call__(self, Py_ssize_t samples, operands, out, *, bias=None, ratio=None, factors=None):
+        """Write the product of `samples` samples to `out`.
 
         operands: one (array, read, bound) per part. Then, in this order: + bias (channels,); the quotient
-        ratio = (relevance, epsilon, coefficient, signed); times factor = (array, read, bound).
+        ratio = (relevance, epsilon, coefficient, signed); times the side's factor = (array, read, bound).
         """
         cdef flrp_operand sources[2]
         cdef flrp_epilogue e
@@ -228,11 +225,13 @@ cdef class Product:
         e.ratio.relevance = NULL
         if ratio is not None:
             fill_ratio(&e.ratio, ratio, samples * self.dst_size)
-        e.factor.data = NULL
-        if factor is not None:
-            fill_operand(&e.factor, factor, samples, self.dst_size, "factor")
+        if factors is not None and len(factors) != self.sides:
+            raise ValueError(f"expected {self.sides} factors, got {len(factors)}")
+        for i in range(self.sides):
+            e.factors[i].data = NULL
+            if factors is not None:
+                fill_operand(&e.factors[i], factors[i], samples, self.dst_size, "factor")
         e.factor_period = self.dst_size
-        e.accumulate = accumulate
         with nogil:
             for i in range(self.count):
                 status |= flrp_product_run(self.isa, run_threads, &self.sweeps[i], samples, sources, &e)
@@ -282,7 +281,8 @@ def sum_pool(window, x, scale):
     return out
 
 
-def sum_pool_backward(window, g, scale):
+def sum_pool_backward(window, g, scale, factor=None):
+    """The transposed map, times the factor (of the input's shape) if given."""
     cdef flrp_window w = window_of(window)
     cdef int64_t samples = g.shape[0]
     cdef int run_threads = threads, run_isa = isa
@@ -290,8 +290,9 @@ def sum_pool_backward(window, g, scale):
     cdef const float *pg = pointer(g, samples * w.out_h * w.out_w * w.channels, "g")
     cdef const float *ps = pointer(scale, w.out_h * w.out_w, "scale")
     cdef float *po = pointer(out, out.size, "out")
+    cdef const float *pf = NULL if factor is None else pointer(factor, out.size, "factor")
     with nogil:
-        flrp_sum_pool_backward(run_isa, run_threads, &w, samples, pg, ps, po)
+        flrp_sum_pool_backward(run_isa, run_threads, &w, samples, pg, ps, pf, po)
     return out
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from . import _kernels
-from .reference import Array, Operand, Part, Ratio, weight_part
+from .reference import Array, Operand, Part, Ratio, Side, weight_part
 from .shapes import Geometry, Window, as_size
 
 
@@ -35,32 +35,34 @@ class Native:
         """Σ over operands of linear(operand, weight part) + bias, then the quotient, if any."""
         n = operands[0][0].shape[0]
         out = np.empty((n, *layer.out_shape), np.float32)
-        return layer.packed((self.key, "forward", *parts), self._pack)(n, operands, out, bias=bias, ratio=ratio)
+        return layer.packed((self.key, "forward", tuple(parts)), self._pack)(n, operands, out, bias=bias, ratio=ratio)
 
-    def product_back(self, layer: Any, parts: Sequence[Part], operands: Sequence[Operand], *,
-                     factor: Operand | None = None, out: Array | None = None) -> Array:
-        """Σ over operands of the transposed map, times the factor, added to `out` if given."""
-        n, add = operands[0][0].shape[0], out is not None
-        out = np.empty((n, *layer.in_shape), np.float32) if out is None else out
-        return layer.packed((self.key, "back", *parts), self._pack)(n, operands, out, factor=factor, accumulate=add)
+    def product_back(self, layer: Any, operands: Sequence[Operand], sides: Sequence[Side]) -> Array:
+        """Σ over sides of factor · (Σ over operands of the transposed map with the side's weight parts)."""
+        n = operands[0][0].shape[0]
+        out = np.empty((n, *layer.in_shape), np.float32)
+        product = layer.packed((self.key, "back", *(parts for parts, _ in sides)), self._pack)
+        factors = [factor for _, factor in sides if factor is not None]
+        return product(n, operands, out, factors=factors or None)
 
     @staticmethod
     def _pack(layer: Any, key: tuple[Any, ...]) -> _kernels.Product:
-        """Weights (kh, kw, part, source channels / groups, destination channels), packed for one direction."""
-        _, direction, *parts = key
-        geometry = layer.geometry
-        weight = np.stack([weight_part(layer.filters, part) for part in parts], axis=2)
+        """Weights (side, kh, kw, part, source channels / groups, destination channels), packed for one direction."""
+        _, direction, *sides = key
+        geometry = layer.geometry.simplest
+        filters = layer.weight.reshape(geometry.weight_shape)
+        weight = np.stack([np.stack([weight_part(filters, part) for part in parts], axis=2) for parts in sides])
         if direction == "forward":
             return _kernels.Product(geometry.forward_sweeps, geometry.in_shape, geometry.out_shape, geometry.groups,
                                     weight)
-        kh, kw, count, ins, outs = weight.shape
-        grouped = weight.reshape(kh, kw, count, ins, geometry.groups, outs // geometry.groups)
-        turned = grouped.transpose(0, 1, 2, 5, 4, 3).reshape(kh, kw, count, outs // geometry.groups, -1)
+        *lead, ins, outs = weight.shape
+        grouped = weight.reshape(*lead, ins, geometry.groups, outs // geometry.groups)
+        turned = grouped.swapaxes(-1, -3).reshape(*lead, outs // geometry.groups, -1)
         return _kernels.Product(geometry.backward_sweeps, geometry.out_shape, geometry.in_shape, geometry.groups,
                                 turned)
 
     def weight_gradient(self, layer: Any, x: Array, g: Array) -> Array:
-        return _kernels.weight_gradient(layer.geometry, x, g)
+        return _kernels.weight_gradient(layer.geometry.simplest, x, g)
 
     def channel_sum(self, g: Array) -> Array:
         """Σ over all but the last axis, as a product with ones: the gradient of a bias."""
@@ -71,8 +73,8 @@ class Native:
     def sum_pool(self, window: Window, x: Array, scale: Array) -> Array:
         return _kernels.sum_pool(window, x, scale)
 
-    def sum_pool_backward(self, window: Window, g: Array, scale: Array) -> Array:
-        return _kernels.sum_pool_backward(window, g, scale)
+    def sum_pool_backward(self, window: Window, g: Array, scale: Array, factor: Array | None = None) -> Array:
+        return _kernels.sum_pool_backward(window, g, scale, factor)
 
     def max_pool(self, window: Window, x: Array) -> tuple[Array, Array]:
         return _kernels.max_pool(window, x)

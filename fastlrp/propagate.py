@@ -112,8 +112,7 @@ class _Run:
         epsilon = convention.sum_epsilon if rule.epsilon is None else rule.epsilon
         quotients = self.ops.ratio_map(self.trace.values[index + 1], None,
                                        (relevance, epsilon, 1.0, convention.signed))
-        back = self.graph.nodes[index].layer.backward(self.ops, quotients, x, None)
-        return np.multiply(back, x, out=back)
+        return self.graph.nodes[index].layer.norm(self.ops, quotients, x)
 
     def _weighted(self, index: int, x: Array, relevance: Array) -> Array:
         source, z = self.graph.nodes[index].inputs[0], self.trace.values[index + 1]
@@ -151,8 +150,7 @@ class _Linear:
         if self.rule.reads == "plain":
             return self._plain(x, z, relevance)
         if self.rule.reads == "box":
-            low, high = self.bounds
-            return self._signed([(x, "shifted", low), (x, "shifted", high)], z, relevance)
+            return self._box(x, z, relevance)
         if nonnegative:
             return self._signed([(x, "plain", None)], z, relevance)
         return self._signed([(x, "positive", None), (x, "negative", None)], z, relevance)
@@ -173,7 +171,7 @@ class _Linear:
 
         sums = layer.packed((self.ops.key, "constant", part), denominators)
         a = self.ops.ratio_map(sums, self._bias(part), self._ratio(relevance, 1.0))
-        return self.ops.product_back(layer, (part,), [(a, "plain", None)])
+        return self.ops.product_back(layer, [(a, "plain", None)], [((part,), None)])
 
     def _plain(self, x: Array, z: Array | None, relevance: Array) -> Array:
         part, ratio, biased = self.rule.part, self._ratio(relevance, 1.0), self.layer.bias is not None
@@ -181,17 +179,35 @@ class _Linear:
             a = self.ops.ratio_map(z, None, ratio)  # the forward pass has the sums
         else:
             a = self.ops.product(self.layer, (part,), [(x, "plain", None)], bias=self._bias(part), ratio=ratio)
-        return self.ops.product_back(self.layer, (part,), [(a, "plain", None)], factor=(x, "plain", None))
+        return self.ops.product_back(self.layer, [(a, "plain", None)], [((part,), (x, "plain", None))])
+
+    def _box(self, x: Array, z: Array | None, relevance: Array) -> Array:
+        """(x − l)W⁺ + (x − h)W⁻ = z − b − (lW⁺ + hW⁻): where the forward pass has z, only a constant is missing."""
+        (low, high), layer, ratio = self.bounds, self.layer, self._ratio(relevance, 1.0)
+        reads = [(x, "shifted", low), (x, "shifted", high)]
+        if z is None:
+            return self._back(self._quotients(reads, relevance), reads)
+
+        def constant(layer: WeightedLayer, key: tuple[Any, ...]) -> Array:
+            ends = [(low[None], "plain", None), (high[None], "plain", None)]
+            shift = self.ops.product(layer, ("+", "-"), ends, bias=layer.bias)
+            return np.ascontiguousarray(-shift.reshape(-1))
+
+        shift = layer.packed((self.ops.key, "box", low.tobytes(), high.tobytes()), constant)
+        flat = (relevance.reshape(len(x), -1), *ratio[1:])
+        a = self.ops.ratio_map(z.reshape(len(x), -1), shift, flat).reshape(relevance.shape)
+        return self._back([("p", a)], reads)
 
     def _signed(self, reads: list[Operand], z: Array | None, relevance: Array) -> Array:
         """The canonical form: reads are x⁺ and x⁻ (x alone where it is non-negative), or x − low and x − high."""
         maps = self._gamma(reads, z, relevance) if isinstance(self.rule, Gamma) else self._quotients(reads, relevance)
-        out = None
-        for factor, own in zip(reads, ("+", "-"), strict=False):
-            parts = tuple(own if term == "p" else _other(own) for term, _ in maps)
-            operands = [(a, "plain", None) for _, a in maps]
-            out = self.ops.product_back(self.layer, parts, operands, factor=factor, out=out)
-        return out
+        return self._back(maps, reads)
+
+    def _back(self, maps: list[tuple[str, Array]], reads: list[Operand]) -> Array:
+        """x⁺·(W⁺ᵀA + W⁻ᵀB) + x⁻·(W⁻ᵀA + W⁺ᵀB): maps are A ("p") and B ("q"), one side for each reading."""
+        sides = [(tuple(own if term == "p" else other for term, _ in maps), factor)
+                 for factor, own, other in zip(reads, "+-", "-+", strict=False)]
+        return self.ops.product_back(self.layer, [(a, "plain", None) for _, a in maps], sides)
 
     def _sum(self, term: str, reads: list[Operand], **end: Any) -> Array:
         """p = x⁺W⁺ + x⁻W⁻ or q = x⁺W⁻ + x⁻W⁺."""
@@ -207,10 +223,6 @@ class _Linear:
         z = p + q if z is None else z
         a, b = self.ops.gamma_map(p, q, z, self.bias, self.rule.gamma, self._ratio(relevance, 1.0))
         return [("p", a), ("q", b)]
-
-
-def _other(part: str) -> str:
-    return "-" if part == "+" else "+"
 
 
 def _box_bounds(graph: Graph, index: int, rule: ZBox) -> Bounds:

@@ -17,6 +17,7 @@ Array = np.ndarray
 Operand = tuple[Array, str, Array | None]  # (array, read, bound)
 Ratio = tuple[Array, float, float, bool]  # (relevance, epsilon, coefficient, signed)
 Part = str | tuple[str, float]
+Side = tuple[Sequence[Part], Operand | None]  # (one weight part per operand, factor)
 
 
 def positive(x: Array) -> Array:
@@ -144,15 +145,14 @@ class Reference:
         out = out.reshape(-1, *layer.out_shape)
         return out if ratio is None else quotient(out, ratio)
 
-    def product_back(self, layer: Any, parts: Sequence[Part], operands: Sequence[Operand], *,
-                     factor: Operand | None = None, out: Array | None = None) -> Array:
-        """Σ over operands of the transposed map, times the factor, added to `out` if given."""
-        geometry = layer.geometry
-        back = sum(linear_back(geometry, read(*o).reshape(-1, *geometry.out_shape), weight_part(layer.filters, part))
-                   for part, o in zip(parts, operands, strict=True))
-        back = back.reshape(-1, *layer.in_shape)
-        back = back if factor is None else back * read(*factor)
-        return back if out is None else out + back
+    def product_back(self, layer: Any, operands: Sequence[Operand], sides: Sequence[Side]) -> Array:
+        """Σ over sides of factor · (Σ over operands of the transposed map with the side's weight parts)."""
+        geometry, total = layer.geometry, 0
+        for parts, factor in sides:
+            back = sum(linear_back(geometry, read(*o).reshape(-1, *geometry.out_shape), weight_part(layer.filters, part))
+                       for part, o in zip(parts, operands, strict=True)).reshape(-1, *layer.in_shape)
+            total = total + (back if factor is None else back * read(*factor))
+        return total
 
     def weight_gradient(self, layer: Any, x: Array, g: Array) -> Array:
         geometry = layer.geometry
@@ -165,10 +165,11 @@ class Reference:
     def sum_pool(self, window: Window, x: Array, scale: Array) -> Array:
         return taps(pad(x, window), window).sum(axis=(3, 4)) * scale[..., None].astype(x.dtype)
 
-    def sum_pool_backward(self, window: Window, g: Array, scale: Array) -> Array:
+    def sum_pool_backward(self, window: Window, g: Array, scale: Array, factor: Array | None = None) -> Array:
         spread = g * scale[..., None].astype(g.dtype)
         shape = (*spread.shape[:3], *window.kernel, spread.shape[3])
-        return scatter_taps(np.broadcast_to(spread[:, :, :, None, None], shape), window)
+        out = scatter_taps(np.broadcast_to(spread[:, :, :, None, None], shape), window)
+        return out if factor is None else out * factor
 
     def max_pool(self, window: Window, x: Array) -> tuple[Array, Array]:
         """Largest value and winning tap: the first in scan order on ties; a NaN wins."""

@@ -131,6 +131,14 @@ class Geometry(Window):
     def out_shape(self) -> tuple[int, int, int]:
         return (*self.grid, self.out_channels)
 
+    @cached_property
+    def simplest(self) -> Geometry:
+        """The same map as a dense layer where one window covers the whole input, else itself."""
+        whole = self.grid == (1, 1) and self.kernel == self.in_shape[:2] and not any(map(sum, self.padding))
+        if whole and self.groups == 1 and self.dilation == (1, 1):
+            return Geometry.dense(self.in_shape[0] * self.in_shape[1] * self.in_shape[2], self.out_channels)
+        return self
+
     @property
     def weight_shape(self) -> tuple[int, int, int, int]:
         return (*self.kernel, self.in_shape[2] // self.groups, self.out_channels)

@@ -30,14 +30,14 @@ typedef struct {
 } flrp_ratio;
 
 /* What happens to an accumulator v of output element i, channel c, in this order:
- * v += bias[c]; v = ratio(v); v *= factor[i]; v += out[i]; out[i] = v. Absent steps are skipped. */
+ * v += bias[c]; v = ratio(v); v *= factors[side][i]; second side: v += out[i]; out[i] = v.
+ * Absent steps are skipped. */
 typedef struct {
     float *out;
     const float *bias;
     flrp_ratio ratio;
-    flrp_operand factor;
-    int64_t factor_period; /* elements of one sample, for the factor's bound */
-    int accumulate;
+    flrp_operand factors[2]; /* one per side */
+    int64_t factor_period;   /* elements of one sample, for the factors' bounds */
 } flrp_epilogue;
 
 /* One axis of a sweep; shapes.Axis says what the numbers mean. Offsets rise evenly. */
@@ -52,7 +52,8 @@ typedef struct {
     int64_t src_h, src_w, src_c; /* channels of one operand, all groups */
     int64_t dst_h, dst_w, dst_c;
     int64_t groups, parts; /* parts: 1 or 2 operands side by side on the reduction axis */
-    const float *weights;  /* wide: [group][panel][k][panel width]; narrow: [k][channel] */
+    int64_t sides;         /* 1 or 2 weight sets over the same operands, each with its factor; their sum is stored */
+    const float *weights;  /* wide: [side][group][panel][k][panel width]; narrow: [k][side][channel] */
     int narrow;            /* few output channels: lanes run along the columns instead */
 } flrp_product;
 
@@ -83,8 +84,9 @@ int flrp_weight_gradient(int isa, int threads, const flrp_window *w, int64_t gro
 
 void flrp_sum_pool(int isa, int threads, const flrp_window *w, int64_t samples, const float *x,
                    const float *scale, float *out);
+/* factor (the input's shape, or NULL) multiplies the result. */
 void flrp_sum_pool_backward(int isa, int threads, const flrp_window *w, int64_t samples, const float *g,
-                            const float *scale, float *out);
+                            const float *scale, const float *factor, float *out);
 /* winner: index of the winning tap in scan order, first on ties; a NaN wins. */
 void flrp_max_pool(int isa, int threads, const flrp_window *w, int64_t samples, const float *x, float *out,
                    int32_t *winner);

@@ -27,9 +27,9 @@ typedef struct {
     int narrow_rows;
     /* rows <= FLRP_MAX_ROWS, and rows x vectors one of the blocks above; acc: [rows][vectors * lanes] */
     void (*tile)(int rows, int vectors, const flrp_tile *t, float *acc);
-    /* Epilogue on `rows` rows of n accumulators, row m going to out[offsets[m] ...], channel c first. */
-    void (*finish)(const flrp_epilogue *e, int rows, int64_t n, int64_t channel, const float *acc, int64_t acc_stride,
-                   const int64_t *offsets);
+    /* Epilogue on `rows` rows of n accumulators of a side, row m going to out[offsets[m] ...], from `channel` on. */
+    void (*finish)(const flrp_epilogue *e, int side, int rows, int64_t n, int64_t channel, const float *acc,
+                   int64_t acc_stride, const int64_t *offsets);
     /* Copy pixels of n channels, read as `read`, dst_stride apart. */
     void (*gather)(int64_t pixels, int64_t n, const float *x, const float *bound, int read, float *dst,
                    int64_t dst_stride);
@@ -39,7 +39,7 @@ typedef struct {
     /* Rows [row, row + rows) of one sample's output (forward) or input (backward). */
     void (*sum_pool)(const flrp_window *w, int64_t row, int64_t rows, const float *x, const float *scale, float *out);
     void (*sum_pool_backward)(const flrp_window *w, int64_t row, int64_t rows, const float *g, const float *scale,
-                              float *out);
+                              const float *factor, float *out);
     void (*max_pool)(const flrp_window *w, int64_t row, int64_t rows, const float *x, float *out, int32_t *winner);
     void (*max_pool_backward)(const flrp_window *w, int64_t row, int64_t rows, const float *g, const int32_t *winner,
                               float *out);
@@ -59,6 +59,14 @@ typedef void (*flrp_task)(void *context, int64_t i, int thread);
 void flrp_parallel(int threads, int64_t tasks, double work, flrp_task task, void *context);
 int flrp_threads_for(int threads, int64_t tasks, double work);
 
+static inline float flrp_read(float x, const float *bound, int read) {
+    switch (read) {
+    case FLRP_POSITIVE: return x < 0 ? 0 : x;
+    case FLRP_NEGATIVE: return x > 0 ? 0 : x;
+    case FLRP_SHIFTED: return x - *bound;
+    default: return x;
+    }
+}
 static inline int64_t flrp_min(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t flrp_max(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline int64_t flrp_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }

@@ -7,7 +7,7 @@ typedef struct {
     const flrp_kernels *kernels;
     const flrp_window *w;
     int64_t rows, blocks, in_size, out_size; /* rows of the array that is written */
-    const float *in, *scale;
+    const float *in, *scale, *factor;
     const int32_t *winner;
     float *out;
     int32_t *winner_out;
@@ -32,7 +32,8 @@ static void sum_backward_task(void *context, int64_t task, int thread) {
     int64_t s, row, rows;
     (void)thread;
     split(j, task, &s, &row, &rows);
-    j->kernels->sum_pool_backward(j->w, row, rows, j->in + s * j->in_size, j->scale, j->out + s * j->out_size);
+    j->kernels->sum_pool_backward(j->w, row, rows, j->in + s * j->in_size, j->scale,
+                                  j->factor ? j->factor + s * j->out_size : 0, j->out + s * j->out_size);
 }
 
 static void max_task(void *context, int64_t task, int thread) {
@@ -71,8 +72,8 @@ void flrp_sum_pool(int isa, int threads, const flrp_window *w, int64_t samples, 
 }
 
 void flrp_sum_pool_backward(int isa, int threads, const flrp_window *w, int64_t samples, const float *g,
-                            const float *scale, float *out) {
-    job j = {.w = w, .in = g, .scale = scale, .out = out};
+                            const float *scale, const float *factor, float *out) {
+    job j = {.w = w, .in = g, .scale = scale, .factor = factor, .out = out};
     run(isa, threads, samples, &j, 1, sum_backward_task);
 }
 

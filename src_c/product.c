@@ -1,4 +1,4 @@
-/* The driver of every product: forward, backward to the input, with one or two operands, dense or convolutional.
+/* The driver of every product: forward, backward to the input, one or two operands, one or two sides.
  *
  * A task covers a block of destination pixels: rows of one sample, or several whole samples where they are small.
  * It reads the source where it lies if every tap is inside the data and nothing is to be transformed; else it
@@ -29,7 +29,7 @@ typedef struct {
     /* tasks */
     int64_t block_samples, block_rows, sample_blocks, row_blocks, panel_blocks, panels;
     float *scratch;
-    int64_t scratch_size; /* floats per thread */
+    int64_t scratch_size, line_size; /* floats per thread: source rows, and a narrow product's output line */
 } job;
 
 static int64_t span(const flrp_axis *a) { return a->taps ? a->offsets[a->taps - 1] - a->offsets[0] + 1 : 1; }
@@ -82,6 +82,7 @@ static void plan_strides(job *j) {
     j->line = j->block_w * j->pixel;
     j->plane = j->block_h * j->line;
     j->image = j->plane * (p->narrow ? p->src_c * p->parts : 1);
+    j->line_size = p->narrow ? p->cols.count * p->dst_c * p->sides : 0;
     /* Narrow products load whole vectors past the end of a line. */
     j->scratch_size = j->block_samples * j->image + FLRP_MAX_VECTORS * j->kernels->lanes;
 }
@@ -110,7 +111,7 @@ static int plan_segments(job *j) {
         const int64_t tap = s / j->row_segments, r = s % j->row_segments;
         const int64_t line = (p->rows.offsets[tap] - p->rows.offsets[0]) * j->line;
         if (p->narrow) { /* a: weights, b: a line of a channel's plane */
-            j->a_offsets[s] = s * j->length * p->dst_c;
+            j->a_offsets[s] = s * j->length * p->dst_c * p->sides;
             j->b_offsets[s] = line + r * j->plane;
         } else {
             const int64_t col = merged ? 0 : p->cols.offsets[r / p->parts] - p->cols.offsets[0];
@@ -137,15 +138,6 @@ static void copy_line(const job *j, int64_t sample, int64_t y, float *dst) {
     }
 }
 
-static inline float read_one(float x, const flrp_operand *o, int64_t in_sample) {
-    switch (o->read) {
-    case FLRP_POSITIVE: return x < 0 ? 0 : x;
-    case FLRP_NEGATIVE: return x > 0 ? 0 : x;
-    case FLRP_SHIFTED: return x - o->bound[in_sample];
-    default: return x;
-    }
-}
-
 /* The same for a narrow product: each channel's line goes to its own plane. */
 static void copy_planes(const job *j, int64_t sample, int64_t y, float *dst) {
     const flrp_product *p = j->p;
@@ -157,7 +149,7 @@ static void copy_planes(const job *j, int64_t sample, int64_t y, float *dst) {
         memset(dst, 0, (size_t)begin * sizeof(float));
         memset(dst + end, 0, (size_t)(j->block_w - end) * sizeof(float));
         int64_t i = (y * p->src_w + x0 + begin) * c + plane % c;
-        for (int64_t x = begin; x < end; x++, i += c) dst[x] = read_one(o->data[sample * per_sample + i], o, i);
+        for (int64_t x = begin; x < end; x++, i += c) dst[x] = flrp_read(o->data[sample * per_sample + i], o->bound + (o->bound ? i : 0), o->read);
     }
 }
 
@@ -209,8 +201,8 @@ static void run_panel(const job *j, const float *source, int64_t sample, int64_t
     const int64_t channel = group * group_out + panel * width, group_in = group * (p->src_c / p->groups);
     float acc[FLRP_MAX_TILE] __attribute__((aligned(64)));
     int64_t offsets[FLRP_MAX_ROWS];
-    flrp_tile t = {.b = p->weights + (group * j->panels + panel) * k_total * width,
-                   .length = j->length, .a_step = 1, .b_step = width};
+    const float *weights = p->weights + (group * j->panels + panel) * k_total * width;
+    flrp_tile t = {.length = j->length, .a_step = 1, .b_step = width};
     int64_t s = 0, r = 0, c = 0, t0, t1;
     valid_taps(j, row, &t0, &t1);
     for (int64_t done = 0; done < pixels;) {
@@ -229,41 +221,55 @@ static void run_panel(const job *j, const float *source, int64_t sample, int64_t
             }
         }
         set_segments(j, &t, first, last);
-        kernels->tile((int)size, (int)vectors, &t, acc);
-        kernels->finish(j->epilogue, (int)size, n, channel, acc, vectors * kernels->lanes, offsets);
+        for (int side = 0; side < p->sides; side++) {
+            t.b = weights + side * p->groups * j->panels * k_total * width;
+            kernels->tile((int)size, (int)vectors, &t, acc);
+            kernels->finish(j->epilogue, side, (int)size, n, channel, acc, vectors * kernels->lanes, offsets);
+        }
         done += size;
     }
 }
 
-/* Narrow: output channels are the block's rows, columns its lanes; then turned into pixels for the epilogue. */
-static void run_narrow_line(const job *j, const float *source, int64_t sample, int64_t row, float *line) {
+/* Narrow: output channels are the block's rows, columns its lanes; turned into pixels, side by side, in `line`. */
+static void narrow_tiles(const job *j, const float *source, int64_t row, float *line) {
     const flrp_product *p = j->p;
     const flrp_kernels *kernels = j->kernels;
-    const int64_t cols = p->cols.count, outs = p->dst_c;
+    const int64_t cols = p->cols.count, outs = p->dst_c, all = p->sides * outs;
     float acc[FLRP_MAX_TILE] __attribute__((aligned(64)));
     int64_t first, last;
-    flrp_tile t = {.length = j->length, .a_step = outs, .b_step = spacing(&p->cols)};
+    flrp_tile t = {.length = j->length, .a_step = all, .b_step = spacing(&p->cols)};
     valid_taps(j, row, &first, &last);
     set_segments(j, &t, first, last);
     for (int64_t c = 0; c < cols; c += kernels->narrow_vectors * kernels->lanes)
-        for (int64_t o = 0; o < outs; o += kernels->narrow_rows) {
-            const int64_t size = flrp_min(kernels->narrow_rows, outs - o);
+        for (int64_t o = 0; o < all; o += kernels->narrow_rows) {
+            const int64_t size = flrp_min(kernels->narrow_rows, all - o);
             const int64_t vectors = flrp_min(kernels->narrow_vectors, flrp_ceil_div(cols - c, kernels->lanes));
-            const int64_t lanes = vectors * kernels->lanes;
+            const int64_t lanes = vectors * kernels->lanes, pixels = flrp_min(lanes, cols - c);
             for (int64_t m = 0; m < size; m++) t.a[m] = p->weights + o + m;
             t.b = source + c;
             kernels->tile((int)size, (int)vectors, &t, acc);
-            for (int64_t m = 0; m < size; m++)
-                for (int64_t i = 0; i < flrp_min(lanes, cols - c); i++) line[(c + i) * outs + o + m] = acc[m * lanes + i];
+            for (int64_t m = 0; m < size; m++) {
+                float *pixel = line + ((o + m) / outs * cols + c) * outs + (o + m) % outs;
+                for (int64_t i = 0; i < pixels; i++) pixel[i * outs] = acc[m * lanes + i];
+            }
         }
-    if (p->cols.stride == 1 && !j->epilogue->bias) { /* neighbouring pixels: one run */
-        const int64_t at = destination(p, sample, row, 0);
-        kernels->finish(j->epilogue, 1, cols * outs, 0, line, cols * outs, &at);
-    } else
+}
+
+static void run_narrow_line(const job *j, const float *source, int64_t sample, int64_t row, float *line) {
+    const flrp_product *p = j->p;
+    const int64_t cols = p->cols.count, outs = p->dst_c;
+    narrow_tiles(j, source, row, line);
+    for (int side = 0; side < p->sides; side++, line += cols * outs) {
+        if (p->cols.stride == 1 && !j->epilogue->bias) { /* neighbouring pixels: one run */
+            const int64_t at = destination(p, sample, row, 0);
+            j->kernels->finish(j->epilogue, side, 1, cols * outs, 0, line, cols * outs, &at);
+            continue;
+        }
         for (int64_t c = 0; c < cols; c++) {
             const int64_t at = destination(p, sample, row, c);
-            kernels->finish(j->epilogue, 1, outs, 0, line + c * outs, outs, &at);
+            j->kernels->finish(j->epilogue, side, 1, outs, 0, line + c * outs, outs, &at);
         }
+    }
 }
 
 static void run_task(void *context, int64_t task, int thread) {
@@ -273,7 +279,7 @@ static void run_task(void *context, int64_t task, int thread) {
     const int64_t sample = block / j->row_blocks * j->block_samples, row = block % j->row_blocks * j->block_rows;
     const int64_t samples = flrp_min(j->block_samples, j->samples - sample);
     const int64_t rows = flrp_min(j->block_rows, p->rows.count - row);
-    float *scratch = j->scratch + thread * (j->scratch_size + (p->narrow ? p->cols.count * p->dst_c : 0));
+    float *scratch = j->scratch + thread * (j->scratch_size + j->line_size);
     const float *source = scratch;
     if (j->copies) copy_source(j, sample, samples, row, rows, scratch);
     else
@@ -298,13 +304,13 @@ int flrp_product_run(int isa, int threads, const flrp_product *p, int64_t sample
     job j = {.kernels = flrp_kernels_of(isa), .p = p, .operands = operands, .epilogue = epilogue, .samples = samples};
     if (!samples || !p->rows.count || !p->cols.count) return FLRP_OK;
     const double work = (double)samples * p->rows.count * p->cols.count * p->rows.taps * p->cols.taps * p->src_c *
-                        p->parts * p->dst_c / p->groups;
+                        p->parts * p->sides * p->dst_c / p->groups;
     threads = flrp_threads_for(threads, INT64_MAX, work);
     plan_source(&j);
     plan_tasks(&j, threads);
     plan_strides(&j);
     if (plan_segments(&j)) return FLRP_NO_MEMORY;
-    const int64_t per_thread = j.scratch_size + (p->narrow ? p->cols.count * p->dst_c : 0);
+    const int64_t per_thread = j.scratch_size + j.line_size;
     if (per_thread) {
         j.scratch = malloc((size_t)(threads * per_thread) * sizeof(float));
         if (!j.scratch) {

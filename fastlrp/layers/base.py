@@ -186,7 +186,7 @@ class WeightedLayer(Layer):
         return ops.product(self, ("w",), [(x, "plain", None)], bias=self.bias), None
 
     def backward(self, ops: Any, g: Array, x: Array, kept: Any) -> Array:
-        return ops.product_back(self, ("w",), [(g, "plain", None)])
+        return ops.product_back(self, [(g, "plain", None)], [(("w",), None)])
 
     def gradients(self, ops: Any, g: Array, x: Array) -> dict[str, Array]:
         """Gradients of Σ g · output in the parameters."""

@@ -67,6 +67,10 @@ class SumPool2d(Pool2d):
     def backward(self, ops: Any, g: Array, x: Array, kept: Any) -> Array:
         return ops.sum_pool_backward(self.window, g, self.scales)
 
+    def norm(self, ops: Any, quotients: Array, x: Array) -> Array:
+        """x · backward(quotients): how the Norm rule brings relevance down."""
+        return ops.sum_pool_backward(self.window, quotients, self.scales, x)
+
     def astype(self, dtype: np.dtype) -> Layer:
         twin = super().astype(dtype)
         twin.scales = self._scales().astype(dtype)

@@ -24,8 +24,9 @@ static inline vf quotient(vf sum, vf relevance, const flrp_ratio *r) {
     return v_if_zero(s, v_mul(s, top), v_div(top, s));
 }
 
-static void finish(const flrp_epilogue *e, int rows, int64_t n, int64_t channel, const float *acc, int64_t acc_stride,
-                   const int64_t *offsets) {
+static void finish(const flrp_epilogue *e, int side, int rows, int64_t n, int64_t channel, const float *acc,
+                   int64_t acc_stride, const int64_t *offsets) {
+    const flrp_operand *factor = &e->factors[side];
     for (int m = 0; m < rows; m++, acc += acc_stride) {
         float *out = e->out + offsets[m];
         for (int64_t j = 0; j < n; j += VW) {
@@ -33,11 +34,11 @@ static void finish(const flrp_epilogue *e, int rows, int64_t n, int64_t channel,
             vf v = load_some(acc + j, left);
             if (e->bias) v = v_add(v, load_some(e->bias + channel + j, left));
             if (e->ratio.relevance) v = quotient(v, load_some(e->ratio.relevance + i, left), &e->ratio);
-            if (e->factor.data) {
-                const float *bound = e->factor.bound ? e->factor.bound + i % e->factor_period : 0;
-                v = v_mul(v, read_value(load_some(e->factor.data + i, left), bound, left, e->factor.read));
+            if (factor->data) {
+                const float *bound = factor->bound ? factor->bound + i % e->factor_period : 0;
+                v = v_mul(v, read_value(load_some(factor->data + i, left), bound, left, factor->read));
             }
-            if (e->accumulate) v = v_add(v, load_some(out + j, left));
+            if (side) v = v_add(v, load_some(out + j, left));
             store_some(out + j, v, left);
         }
     }
@@ -52,6 +53,12 @@ static void gather(int64_t pixels, int64_t n, const float *x, const float *bound
                    int64_t dst_stride) {
     if (dst_stride == n) {
         gather_run(pixels * n, x, bound, read, dst);
+        return;
+    }
+    if (n < VW) { /* few channels: whole vectors would be mostly tail */
+        for (int64_t i = 0; i < pixels; i++)
+            for (int64_t c = 0; c < n; c++)
+                dst[i * dst_stride + c] = flrp_read(x[i * n + c], bound + (bound ? i * n + c : 0), read);
         return;
     }
     for (int64_t i = 0; i < pixels; i++)
