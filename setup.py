@@ -9,7 +9,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-COMMON = ["product.c", "gradient.c", "pool.c", "pointwise.c", "dispatch.c", "threads.c", "isa_portable.c"]
+COMMON = ["product.c", "scatter.c", "gradient.c", "pool.c", "pointwise.c", "dispatch.c", "threads.c", "isa_portable.c"]
 X86_FLAGS = {"isa_avx2.c": ["-mavx2", "-mfma"], "isa_avx512.c": ["-mavx512f", "-mavx2", "-mfma"]}
 # No fast-math and no contraction: relevance depends on signs and zeros, and tails must round as bodies do.
 FLAGS = ["-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra", "-Wframe-larger-than=32768"]
@@ -23,7 +23,8 @@ class BuildKernels(build_ext):
     """Compiles each instruction set's file with its own flags, and links the objects into the module."""
 
     def build_extension(self, ext):
-        flags = FLAGS + ([] if sys.platform == "darwin" else ["-fopenmp"]) + os.environ.get("FASTLRP_CFLAGS", "").split()
+        openmp = [] if sys.platform == "darwin" else ["-fopenmp"]
+        flags = FLAGS + openmp + os.environ.get("FASTLRP_CFLAGS", "").split()
         macros = [("FLRP_X86", None)] if is_x86() else []
         emulate = is_x86() and os.environ.get("FASTLRP_EMULATE_AVX512")
         if emulate:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -52,8 +53,9 @@ def find_composite(graph: Graph, composite: Any) -> Composite:
         return methods.composite(graph, composite)
     if isinstance(composite, Rule):
         raise TypeError(f"composite must be a composite, got a rule; use fastlrp.composites.Uniform({composite})")
-    raise ValueError(f"composite must be one of {list(PRESETS)}, a Composite, a methods spec "
-                     f"({', '.join((*methods.NAMES, *methods.COMBINATIONS))}) or {{layer name: rule}}, got {composite!r}")
+    specs = ", ".join((*methods.NAMES, *methods.COMBINATIONS))
+    raise ValueError(f"composite must be one of {list(PRESETS)}, a Composite, a methods spec ({specs}) or "
+                     f"{{layer name: rule}}, got {composite!r}")
 
 
 def find_convention(composite: Any, compat: str | None) -> Any:
@@ -71,20 +73,32 @@ def explain(graph: Graph, x: Any, target: Any = None, composite: Any = "epsilon_
             batch_size: int | None = None, compat: str | None = None, progress: bool = False) -> Explanation:
     """See `Network.explain`, which documents the arguments."""
     x = graph.as_input(x)
-    chosen = find_composite(graph, composite)
-    means = _means(graph, x, reference, batch_size)
-    plan = make_plan(graph, chosen.resolve(graph), find_convention(composite, compat), means)
+    chosen, plan = _prepare(graph, composite, compat)
+    if reference is not None:
+        plan = replace(plan, means=_means(graph, x, reference, batch_size))
     end = len(graph.nodes) if start_layer is None else graph.find(start_layer) + 1
     request = Request(chosen, plan, *_check_start(graph, chosen, start, end, len(x)))
     targets = _check_target(graph, target, request, len(x))
     result = _allocate(graph, x, request, layers)
     picked = None if isinstance(request.start, np.ndarray) else np.empty(len(x), np.int64)
-    with tqdm(total=len(x), unit="sample", disable=not progress, desc="explaining") as bar:
+    with tqdm(total=len(x), unit="sample", desc="explaining") if progress else nullcontext() as bar:
         for chunk in graph.chunks(len(x), batch_size):
             _explain_chunk(graph, x, chunk, request, targets, picked, result)
-            bar.update(chunk.stop - chunk.start)
+            if bar is not None:
+                bar.update(chunk.stop - chunk.start)
     result.target = picked
     return result
+
+
+def _prepare(graph: Graph, composite: Any, compat: str | None) -> tuple[Composite, Plan]:
+    """The composite and its plan on this graph: made once for each preset's name or composite (by value)."""
+    def make() -> tuple[Composite, Plan]:
+        chosen = find_composite(graph, composite)
+        return chosen, make_plan(graph, chosen.resolve(graph), find_convention(composite, compat))
+
+    if isinstance(composite, (str, Composite)):
+        return graph.prepared((composite, compat), make)
+    return make()
 
 
 def _explain_chunk(graph: Graph, x: Array, chunk: slice, request: Request, targets: Array | None,
@@ -149,15 +163,13 @@ def _check_target(graph: Graph, target: Any, request: Request, n: int) -> Array 
     if target.dtype.kind not in "iu" or target.ndim > 1 or target.shape not in ((), (n,)):
         raise ValueError(f"target must be None, an int or an array of {n} ints, got dtype {target.dtype}, "
                          f"shape {target.shape}")
-    if target.size and not (0 <= target.min() and target.max() < classes):
+    if target.size and (target.min() < 0 or target.max() >= classes):
         raise ValueError(f"target must be between 0 and {classes - 1}, got {target.min()} to {target.max()}")
     return np.broadcast_to(target.astype(np.int64), (n,))
 
 
-def _means(graph: Graph, x: Array, reference: Any, batch_size: int | None) -> list[Array] | None:
+def _means(graph: Graph, x: Array, reference: Any, batch_size: int | None) -> list[Array]:
     """Mean of every value over the reference, in double precision: all of x for "batch", or the inputs given."""
-    if reference is None:
-        return None
     if isinstance(reference, str):
         if reference != "batch":
             raise ValueError(f'reference must be None, "batch" or an array of inputs, got {reference!r}')

@@ -7,8 +7,7 @@ node reads the value before it.
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +19,8 @@ from .reference import Array
 from .shapes import as_size
 
 CHUNK_BYTES = 32 << 20  # activations of one chunk: they stay in the outer caches
+
+MOST_PLANS = 64
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Graph:
         if not self.input_shape:
             raise ValueError("input_shape must hold at least one size: the shape of a sample without the batch")
         self.nodes = [Node(layer, (i,)) for i, layer in enumerate(layers)]
+        self._plans: dict[Any, Any] = {}
         self._check()
         self._name()
         self._build()
@@ -122,6 +124,15 @@ class Graph:
             how = node.layer.nonnegative
             known.append(how == "always" or (how == "as input" and all(known[i] for i in node.inputs)))
         return known
+
+    def prepared(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What `make` returns, kept by key for the next call: plans depend on the graph alone, not on weights."""
+        found = self._plans.get(key)
+        if found is None:
+            if len(self._plans) >= MOST_PLANS:
+                self._plans = {}
+            found = self._plans[key] = make()
+        return found
 
     def as_input(self, x: Any, name: str = "x") -> Array:
         """A batch in the backend's type; ValueError where the samples' shape is not the network's."""

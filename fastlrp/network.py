@@ -155,7 +155,7 @@ class Network(Graph):
     def to_numpy(self, dtype: Any = np.float64) -> Network:
         """The same network on the NumPy twin alone, in any float dtype, with the same calls."""
         twin = copy.copy(self)
-        twin.ops = Reference(dtype)
+        twin.ops, twin._plans = Reference(dtype), {}
         twin.nodes = [Node(node.layer.astype(twin.ops.dtype), node.inputs) for node in self.nodes]
         return twin
 
@@ -172,8 +172,8 @@ class Network(Graph):
         names = ["input", *(layer.name for layer in self.layers)]
         worst = _compare("forward", names, own.values, other.values, tolerance)
         found = [net.explain(x, target, composite, layers=True, **more) for net in (self, twin)]
-        maps = [[*e.layers.values()][::-1] + [e.relevance] for e in found]
-        names = [*found[0].layers][::-1] + ["input"]
+        maps = [[*reversed(e.layers.values()), e.relevance] for e in found]
+        names = [*reversed(found[0].layers), "input"]
         return {"forward": worst, "relevance": _compare("relevance", names, *maps, tolerance)}
 
     def fit(self, x: Any, t: Any, **more: Any) -> Any:

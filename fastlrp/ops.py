@@ -58,8 +58,9 @@ class Native:
         *lead, ins, outs = weight.shape
         grouped = weight.reshape(*lead, ins, geometry.groups, outs // geometry.groups)
         turned = grouped.swapaxes(-1, -3).reshape(*lead, outs // geometry.groups, -1)
-        return _kernels.Product(geometry.backward_sweeps, geometry.out_shape, geometry.in_shape, geometry.groups,
-                                turned)
+        scatter = geometry.prefers_scatter(_kernels.lanes())
+        sweeps = (geometry.scatter_sweep,) if scatter else geometry.backward_sweeps
+        return _kernels.Product(sweeps, geometry.out_shape, geometry.in_shape, geometry.groups, turned, scatter)
 
     def weight_gradient(self, layer: Any, x: Array, g: Array) -> Array:
         return _kernels.weight_gradient(layer.geometry.simplest, x, g)

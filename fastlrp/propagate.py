@@ -29,7 +29,6 @@ from .rules import (
     ZBox,
 )
 
-
 Bounds = tuple[Array, Array]
 
 
@@ -44,14 +43,13 @@ class Plan:
     means: Sequence[Array] | None = None  # mean of each value over the reference
 
 
-def make_plan(graph: Graph, rules: Sequence[Rule], convention: Convention,
-              means: Sequence[Array] | None = None) -> Plan:
+def make_plan(graph: Graph, rules: Sequence[Rule], convention: Convention) -> Plan:
     """Check that every rule fits its layer, and prepare what depends on the graph alone."""
     for layer, rule in zip(graph.layers, rules, strict=True):
         if not _applies(layer, rule):
             raise ValueError(f"rule {rule} does not apply to layer {layer.name!r} ({layer!r})")
     bounds = {i: _box_bounds(graph, i, rule) for i, rule in enumerate(rules) if isinstance(rule, ZBox)}
-    return Plan(rules, convention, bounds, graph.nonnegative(), means)
+    return Plan(rules, convention, bounds, graph.nonnegative())
 
 
 def _applies(layer: Layer, rule: Rule) -> bool:

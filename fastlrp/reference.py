@@ -149,8 +149,9 @@ class Reference:
         """Σ over sides of factor · (Σ over operands of the transposed map with the side's weight parts)."""
         geometry, total = layer.geometry, 0
         for parts, factor in sides:
-            back = sum(linear_back(geometry, read(*o).reshape(-1, *geometry.out_shape), weight_part(layer.filters, part))
-                       for part, o in zip(parts, operands, strict=True)).reshape(-1, *layer.in_shape)
+            back = sum(linear_back(geometry, read(*o).reshape(-1, *geometry.out_shape),
+                                   weight_part(layer.filters, part)) for part, o in zip(parts, operands, strict=True))
+            back = back.reshape(-1, *layer.in_shape)
             total = total + (back if factor is None else back * read(*factor))
         return total
 

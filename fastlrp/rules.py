@@ -18,6 +18,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class Convention:
@@ -180,6 +182,21 @@ class ZBox(LinearRule):
         super().__post_init__()
         if (self.low is None) != (self.high is None):
             raise ValueError(f"low and high must be given together, got low={self.low!r}, high={self.high!r}")
+        for name in ("low", "high"):
+            if (value := getattr(self, name)) is not None:
+                value = np.array(value, np.float64)
+                value.flags.writeable = False
+                object.__setattr__(self, name, value)
+
+    def _key(self) -> tuple[Any, ...]:
+        bounds = (self.low, self.high)
+        return (self.epsilon, *(None if b is None else (b.shape, b.tobytes()) for b in bounds))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ZBox) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
 
     @property
     def terms(self) -> tuple[tuple[str, float], ...]:

@@ -132,6 +132,26 @@ class Geometry(Window):
         return (*self.grid, self.out_channels)
 
     @cached_property
+    def scatter_sweep(self) -> Sweep:
+        """Output to input, the other way round: where the taps of each output pixel fall in the input."""
+        axes = (Axis(self.grid[i], 1, tuple(k * self.dilation[i] for k in range(self.kernel[i])),
+                     tuple(range(self.kernel[i])), -self.padding[i][0], self.stride[i]) for i in (0, 1))
+        return Sweep(*axes)
+
+    def prefers_scatter(self, lanes: int) -> bool:
+        """Whether adding each output pixel's taps into the input takes less than meeting taps at each input pixel.
+
+        Counted in multiply-adds that the vectors really do; an addition into memory is taken for four.
+        """
+        (rows, cols), (kh, kw), (width, channels) = self.grid, self.kernel, self.in_shape[1:]
+        if self.groups > 1 or self.dilation[1] > 1 or self.stride != (1, 1) or 2 * channels <= lanes:
+            return False
+        pixels, run = rows * cols, -(-kw * channels // lanes) * lanes
+        gather = rows * kh * width * kw * -(-channels // lanes) * lanes * self.out_channels
+        scatter = pixels * kh * run * (self.out_channels + 4)
+        return self.in_shape[0] * width * channels * 4 <= 1 << 18 and 1.25 * scatter < gather
+
+    @cached_property
     def simplest(self) -> Geometry:
         """The same map as a dense layer where one window covers the whole input, else itself."""
         whole = self.grid == (1, 1) and self.kernel == self.in_shape[:2] and not any(map(sum, self.padding))

@@ -46,6 +46,13 @@ typedef struct {
     const int64_t *offsets;
 } flrp_axis;
 
+/* Three forms of a product; which one runs depends on the shape and the instruction set alone.
+ * WIDE: lanes are output channels; weights [side][group][panel][k][panel width].
+ * NARROW: few output channels, so lanes run along the columns; weights [k][side][channel].
+ * SCATTER: source pixels times all taps, added where these fall (scatter.c): rows and cols then walk the source grid,
+ * start + stride * i + offset is the destination; weights [side][row tap][panel][k][panel width]. */
+enum { FLRP_WIDE, FLRP_NARROW, FLRP_SCATTER };
+
 /* A product of source pixels with packed weights over a grid of destination pixels. */
 typedef struct {
     flrp_axis rows, cols;
@@ -53,8 +60,8 @@ typedef struct {
     int64_t dst_h, dst_w, dst_c;
     int64_t groups, parts; /* parts: 1 or 2 operands side by side on the reduction axis */
     int64_t sides;         /* 1 or 2 weight sets over the same operands, each with its factor; their sum is stored */
-    const float *weights;  /* wide: [side][group][panel][k][panel width]; narrow: [k][side][channel] */
-    int narrow;            /* few output channels: lanes run along the columns instead */
+    const float *weights;  /* packed as the form wants it */
+    int form;
 } flrp_product;
 
 typedef struct {
@@ -103,6 +110,8 @@ void flrp_gamma_map(int isa, int threads, int64_t samples, int64_t size, int64_t
 void flrp_activation(int isa, int threads, int kind, float parameter, int64_t size, const float *x, float *out);
 void flrp_activation_backward(int isa, int threads, int kind, float parameter, int64_t size, const float *x,
                               const float *g, float *out);
+/* Multiply-adds in registers on every thread, for measuring the machine's limit; returns operations done. */
+int64_t flrp_fma_loop(int isa, int threads, int64_t iterations);
 int flrp_is_nonnegative(int64_t size, const float *x); /* false where any value is NaN */
 
 #endif

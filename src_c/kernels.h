@@ -43,6 +43,7 @@ typedef struct {
     void (*max_pool)(const flrp_window *w, int64_t row, int64_t rows, const float *x, float *out, int32_t *winner);
     void (*max_pool_backward)(const flrp_window *w, int64_t row, int64_t rows, const float *g, const int32_t *winner,
                               float *out);
+    void (*fma_loop)(int64_t iterations); /* 12 vector multiply-adds an iteration, in registers */
     void (*activation)(int kind, float parameter, int64_t n, const float *x, float *out);
     void (*activation_backward)(int kind, float parameter, int64_t n, const float *x, const float *g, float *out);
 } flrp_kernels;
@@ -52,6 +53,9 @@ extern const flrp_kernels flrp_kernels_portable;
 extern const flrp_kernels flrp_kernels_avx2, flrp_kernels_avx512;
 #endif
 const flrp_kernels *flrp_kernels_of(int isa);
+
+int flrp_scatter_run(int isa, int threads, const flrp_product *p, int64_t samples, const flrp_operand *operands,
+                     const flrp_epilogue *epilogue);
 
 /* Run task(context, i, thread) for every i < tasks, split statically over threads; `work` is the number of
  * multiply-adds of the whole, so that small work is not worth a second thread. */

@@ -91,6 +91,18 @@ void flrp_activation_backward(int isa, int threads, int kind, float parameter, i
     run(isa, threads, 1, &j, activation_backward_task);
 }
 
+static void fma_task(void *context, int64_t task, int thread) {
+    const job *j = context;
+    (void)task, (void)thread;
+    j->kernels->fma_loop(j->size);
+}
+
+int64_t flrp_fma_loop(int isa, int threads, int64_t iterations) {
+    job j = {.kernels = flrp_kernels_of(isa), .size = iterations};
+    flrp_parallel(threads, threads, 1e12, fma_task, &j);
+    return threads * iterations * 12 * j.kernels->lanes * 2;
+}
+
 int flrp_is_nonnegative(int64_t size, const float *x) {
     for (int64_t first = 0; first < size; first += BLOCK) {
         const int64_t last = flrp_min(size, first + BLOCK);

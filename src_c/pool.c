@@ -62,7 +62,7 @@ static void run(int isa, int threads, int64_t samples, job *j, int backward, flr
     j->blocks = flrp_ceil_div(j->rows, ROWS_PER_TASK);
     j->in_size = backward ? pooled : whole;
     j->out_size = backward ? whole : pooled;
-    flrp_parallel(threads, samples * j->blocks, (double)samples * pooled * w->kernel_h * w->kernel_w, task, j);
+    flrp_parallel(threads, samples * j->blocks, 8.0 * (double)samples * (double)whole, task, j);
 }
 
 void flrp_sum_pool(int isa, int threads, const flrp_window *w, int64_t samples, const float *x, const float *scale,

@@ -32,6 +32,8 @@ typedef struct {
     int64_t scratch_size, line_size; /* floats per thread: source rows, and a narrow product's output line */
 } job;
 
+static int narrow(const flrp_product *p) { return p->form == FLRP_NARROW; }
+
 static int64_t span(const flrp_axis *a) { return a->taps ? a->offsets[a->taps - 1] - a->offsets[0] + 1 : 1; }
 
 static int64_t spacing(const flrp_axis *a) { return a->taps > 1 ? a->offsets[1] - a->offsets[0] : 1; }
@@ -49,7 +51,7 @@ static void plan_tasks(job *j, int threads) {
                                                   p->src_c * p->parts * (int64_t)sizeof(float);
     const int64_t fit = flrp_max(1, SCRATCH_TARGET / flrp_max(per_row, 1));
     const int width = j->kernels->lanes * j->kernels->panel_vectors;
-    j->panels = p->narrow ? 1 : flrp_ceil_div(p->dst_c / p->groups, width);
+    j->panels = narrow(p) ? 1 : flrp_ceil_div(p->dst_c / p->groups, width);
     j->block_rows = flrp_min(rows, fit);
     j->block_samples = j->block_rows < rows ? 1 : flrp_max(1, fit / rows);
     j->block_samples = flrp_min(j->block_samples, flrp_max(1, flrp_ceil_div(j->samples, threads)));
@@ -64,7 +66,7 @@ static void plan_source(job *j) {
     const flrp_product *p = j->p;
     j->span_h = span(&p->rows);
     j->span_w = span(&p->cols);
-    j->copies = p->narrow || p->parts > 1 || j->operands[0].read != FLRP_PLAIN || !inside(&p->rows, p->src_h) ||
+    j->copies = narrow(p) || p->parts > 1 || j->operands[0].read != FLRP_PLAIN || !inside(&p->rows, p->src_h) ||
                 !inside(&p->cols, p->src_w);
 }
 
@@ -78,11 +80,11 @@ static void plan_strides(job *j) {
     }
     j->block_h = (j->block_rows - 1) * p->rows.step + j->span_h;
     j->block_w = (p->cols.count - 1) * p->cols.step + j->span_w;
-    j->pixel = p->narrow ? 1 : p->src_c * p->parts;
+    j->pixel = narrow(p) ? 1 : p->src_c * p->parts;
     j->line = j->block_w * j->pixel;
     j->plane = j->block_h * j->line;
-    j->image = j->plane * (p->narrow ? p->src_c * p->parts : 1);
-    j->line_size = p->narrow ? p->cols.count * p->dst_c * p->sides : 0;
+    j->image = j->plane * (narrow(p) ? p->src_c * p->parts : 1);
+    j->line_size = narrow(p) ? p->cols.count * p->dst_c * p->sides : 0;
     /* Narrow products load whole vectors past the end of a line. */
     j->scratch_size = j->block_samples * j->image + FLRP_MAX_VECTORS * j->kernels->lanes;
 }
@@ -93,7 +95,7 @@ static int plan_segments(job *j) {
     const int64_t group_c = p->src_c / p->groups;
     const int width = j->kernels->lanes * j->kernels->panel_vectors;
     const int merged = p->groups == 1 && spacing(&p->cols) == 1; /* the taps of a row are one run of floats */
-    if (p->narrow) {
+    if (narrow(p)) {
         j->row_segments = p->parts * p->src_c;
         j->length = p->cols.taps;
     } else if (merged) {
@@ -110,7 +112,7 @@ static int plan_segments(job *j) {
     for (int64_t s = 0; s < count; s++) {
         const int64_t tap = s / j->row_segments, r = s % j->row_segments;
         const int64_t line = (p->rows.offsets[tap] - p->rows.offsets[0]) * j->line;
-        if (p->narrow) { /* a: weights, b: a line of a channel's plane */
+        if (narrow(p)) { /* a: weights, b: a line of a channel's plane */
             j->a_offsets[s] = s * j->length * p->dst_c * p->sides;
             j->b_offsets[s] = line + r * j->plane;
         } else {
@@ -160,9 +162,9 @@ static void copy_source(const job *j, int64_t sample, int64_t samples, int64_t r
         for (int64_t l = 0; l < lines; l++) {
             float *line = dst + s * j->image + l * j->line;
             if (y0 + l >= 0 && y0 + l < p->src_h) {
-                if (p->narrow) copy_planes(j, sample + s, y0 + l, line);
+                if (narrow(p)) copy_planes(j, sample + s, y0 + l, line);
                 else copy_line(j, sample + s, y0 + l, line);
-            } else if (p->narrow) {
+            } else if (narrow(p)) {
                 for (int64_t plane = 0; plane < p->parts * p->src_c; plane++)
                     memset(line + plane * j->plane, 0, (size_t)j->line * sizeof(float));
             } else memset(line, 0, (size_t)j->line * sizeof(float));
@@ -190,6 +192,19 @@ static int64_t destination(const flrp_product *p, int64_t sample, int64_t row, i
     return ((sample * p->dst_h + y) * p->dst_w + x) * p->dst_c;
 }
 
+/* A walk over a block's pixels, columns first: where each one reads, writes, and which row taps meet data. */
+typedef struct {
+    int64_t s, r, c, first, last, offset;
+    const float *a;
+} cursor;
+
+static void enter_row(const job *j, cursor *at, const float *source, int64_t sample, int64_t row) {
+    at->c = 0;
+    at->a = source + at->s * j->image + at->r * j->p->rows.step * j->line;
+    at->offset = destination(j->p, sample + at->s, row + at->r, 0);
+    valid_taps(j, row + at->r, &at->first, &at->last);
+}
+
 /* Blocks of up to 6 pixels, running over rows and samples, times one panel of output channels. */
 static void run_panel(const job *j, const float *source, int64_t sample, int64_t samples, int64_t row, int64_t rows,
                       int64_t group, int64_t panel, int64_t k_total) {
@@ -198,27 +213,29 @@ static void run_panel(const job *j, const float *source, int64_t sample, int64_t
     const int64_t cols = p->cols.count, pixels = samples * rows * cols, group_out = p->dst_c / p->groups;
     const int64_t width = (int64_t)kernels->lanes * kernels->panel_vectors;
     const int64_t n = flrp_min(width, group_out - panel * width), vectors = flrp_ceil_div(n, kernels->lanes);
-    const int64_t channel = group * group_out + panel * width, group_in = group * (p->src_c / p->groups);
+    const int64_t channel = group * group_out + panel * width;
+    const int64_t read_step = p->cols.step * j->pixel, write_step = p->cols.stride * p->dst_c;
+    const float *weights = p->weights + (group * j->panels + panel) * k_total * width;
     float acc[FLRP_MAX_TILE] __attribute__((aligned(64)));
     int64_t offsets[FLRP_MAX_ROWS];
-    const float *weights = p->weights + (group * j->panels + panel) * k_total * width;
     flrp_tile t = {.length = j->length, .a_step = 1, .b_step = width};
-    int64_t s = 0, r = 0, c = 0, t0, t1;
-    valid_taps(j, row, &t0, &t1);
+    cursor at = {0};
+    source += group * (p->src_c / p->groups);
+    enter_row(j, &at, source, sample, row);
     for (int64_t done = 0; done < pixels;) {
         const int64_t blocks = flrp_ceil_div(pixels - done, FLRP_MAX_ROWS);
         const int64_t size = flrp_ceil_div(pixels - done, blocks); /* even blocks: 7 pixels are 4 + 3 */
         int64_t first = p->rows.taps, last = 0;
-        for (int64_t m = 0; m < size; m++) {
-            t.a[m] = source + s * j->image + r * p->rows.step * j->line + c * p->cols.step * j->pixel + group_in;
-            offsets[m] = destination(p, sample + s, row + r, c) + channel;
-            first = flrp_min(first, t0);
-            last = flrp_max(last, t1);
-            if (++c == cols) {
-                c = 0;
-                if (++r == rows) r = 0, s++;
-                valid_taps(j, row + r, &t0, &t1);
+        for (int64_t m = 0; m < size; m++, at.a += read_step, at.offset += write_step) {
+            if (at.c == cols) {
+                if (++at.r == rows) at.r = 0, at.s++;
+                enter_row(j, &at, source, sample, row);
             }
+            at.c++;
+            t.a[m] = at.a;
+            offsets[m] = at.offset + channel;
+            first = flrp_min(first, at.first);
+            last = flrp_max(last, at.last);
         }
         set_segments(j, &t, first, last);
         for (int side = 0; side < p->sides; side++) {
@@ -285,7 +302,7 @@ static void run_task(void *context, int64_t task, int thread) {
     else
         source = j->operands[0].data + sample * j->image + first_source(&p->rows, row) * j->line +
                  first_source(&p->cols, 0) * j->pixel;
-    if (p->narrow) {
+    if (narrow(p)) {
         for (int64_t s = 0; s < samples; s++)
             for (int64_t r = 0; r < rows; r++)
                 run_narrow_line(j, source + s * j->image + r * p->rows.step * j->line, sample + s, row + r,
@@ -303,6 +320,7 @@ int flrp_product_run(int isa, int threads, const flrp_product *p, int64_t sample
                      const flrp_epilogue *epilogue) {
     job j = {.kernels = flrp_kernels_of(isa), .p = p, .operands = operands, .epilogue = epilogue, .samples = samples};
     if (!samples || !p->rows.count || !p->cols.count) return FLRP_OK;
+    if (p->form == FLRP_SCATTER) return flrp_scatter_run(isa, threads, p, samples, operands, epilogue);
     const double work = (double)samples * p->rows.count * p->cols.count * p->rows.taps * p->cols.taps * p->src_c *
                         p->parts * p->sides * p->dst_c / p->groups;
     threads = flrp_threads_for(threads, INT64_MAX, work);

@@ -24,24 +24,41 @@ static inline vf quotient(vf sum, vf relevance, const flrp_ratio *r) {
     return v_if_zero(s, v_mul(s, top), v_div(top, s));
 }
 
-static void finish(const flrp_epilogue *e, int side, int rows, int64_t n, int64_t channel, const float *acc,
-                   int64_t acc_stride, const int64_t *offsets) {
-    const flrp_operand *factor = &e->factors[side];
+/* Compiled for each combination of steps that products really use: absent steps cost nothing. */
+static inline __attribute__((always_inline)) void finish_with(
+    const int bias, const int ratio, const int factor, const flrp_epilogue *e, int side, int rows, int64_t n,
+    int64_t channel, const float *acc, int64_t acc_stride, const int64_t *offsets) {
+    const flrp_operand *f = &e->factors[side];
     for (int m = 0; m < rows; m++, acc += acc_stride) {
         float *out = e->out + offsets[m];
         for (int64_t j = 0; j < n; j += VW) {
             const int64_t left = n - j, i = offsets[m] + j;
             vf v = load_some(acc + j, left);
-            if (e->bias) v = v_add(v, load_some(e->bias + channel + j, left));
-            if (e->ratio.relevance) v = quotient(v, load_some(e->ratio.relevance + i, left), &e->ratio);
-            if (factor->data) {
-                const float *bound = factor->bound ? factor->bound + i % e->factor_period : 0;
-                v = v_mul(v, read_value(load_some(factor->data + i, left), bound, left, factor->read));
+            if (bias) v = v_add(v, load_some(e->bias + channel + j, left));
+            if (ratio) v = quotient(v, load_some(e->ratio.relevance + i, left), &e->ratio);
+            if (factor) {
+                const float *bound = f->bound ? f->bound + i % e->factor_period : 0;
+                v = v_mul(v, read_value(load_some(f->data + i, left), bound, left, f->read));
             }
             if (side) v = v_add(v, load_some(out + j, left));
             store_some(out + j, v, left);
         }
     }
+}
+
+static void finish(const flrp_epilogue *e, int side, int rows, int64_t n, int64_t channel, const float *acc,
+                   int64_t acc_stride, const int64_t *offsets) {
+#define FINISH(bias, ratio, factor) finish_with(bias, ratio, factor, e, side, rows, n, channel, acc, acc_stride, offsets)
+    const int bias = e->bias != 0, ratio = e->ratio.relevance != 0, factor = e->factors[side].data != 0;
+    if (factor) {
+        if (bias || ratio) FINISH(bias, ratio, 1);
+        else FINISH(0, 0, 1);
+    } else if (ratio) {
+        if (bias) FINISH(1, 1, 0);
+        else FINISH(0, 1, 0);
+    } else if (bias) FINISH(1, 0, 0);
+    else FINISH(0, 0, 0);
+#undef FINISH
 }
 
 static inline void gather_run(int64_t n, const float *x, const float *bound, int read, float *dst) {

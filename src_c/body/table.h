@@ -18,6 +18,7 @@ const flrp_kernels TABLE = {
     .sum_pool_backward = sum_pool_backward,
     .max_pool = max_pool,
     .max_pool_backward = max_pool_backward,
+    .fma_loop = fma_loop,
     .activation = activation,
     .activation_backward = activation_backward,
 };

@@ -56,3 +56,21 @@ static void tile(int rows, int vectors, const flrp_tile *t, float *acc) {
 #endif
     }
 }
+
+/* The machine's limit, to measure kernels against: independent multiply-adds that never leave the registers. */
+static void fma_loop(int64_t iterations) {
+    vf acc[12];
+    const vf factor = v_set1(0.5f), term = v_set1(1);
+    volatile float sink;
+    float last[VW];
+#pragma GCC unroll 12
+    for (int i = 0; i < 12; i++) acc[i] = v_set1((float)i);
+    for (int64_t n = 0; n < iterations; n++)
+#pragma GCC unroll 12
+        for (int i = 0; i < 12; i++) acc[i] = v_fma(acc[i], factor, term);
+#pragma GCC unroll 12
+    for (int i = 1; i < 12; i++) acc[0] = v_add(acc[0], acc[i]);
+    v_store(last, acc[0]);
+    sink = last[0];
+    (void)sink;
+}
