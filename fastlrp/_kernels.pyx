@@ -19,6 +19,7 @@ cdef extern from "fastlrp.h" nogil:
         FLRP_PLAIN, FLRP_POSITIVE, FLRP_NEGATIVE, FLRP_SHIFTED
         FLRP_RELU, FLRP_LEAKY_RELU, FLRP_TANH, FLRP_SIGMOID, FLRP_ABS, FLRP_SOFTPLUS
         FLRP_ISA_COUNT
+        FLRP_WIDE, FLRP_NARROW, FLRP_SCATTER
     ctypedef struct flrp_operand:
         const float *data
         const float *bound
@@ -40,7 +41,7 @@ cdef extern from "fastlrp.h" nogil:
         flrp_axis rows, cols
         int64_t src_h, src_w, src_c, dst_h, dst_w, dst_c, groups, parts, sides
         const float *weights
-        int narrow
+        int form
     ctypedef struct flrp_window:
         int64_t in_h, in_w, channels, out_h, out_w
         int64_t kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w
@@ -69,6 +70,7 @@ cdef extern from "fastlrp.h" nogil:
     void flrp_activation(int isa, int threads, int kind, float parameter, int64_t size, const float *x, float *out)
     void flrp_activation_backward(int isa, int threads, int kind, float parameter, int64_t size, const float *x,
                                   const float *g, float *out)
+    int64_t flrp_fma_loop(int isa, int threads, int64_t iterations)
     int flrp_is_nonnegative(int64_t size, const float *x)
 
 flrp_init()
@@ -88,6 +90,11 @@ def set_isa(str name):
     if name not in ISAS:
         raise ValueError(f"isa must be one of {sorted(ISAS)} on this machine, got {name!r}")
     isa = ISAS[name]
+
+
+def lanes():
+    """Floats in one vector of the instruction set in use."""
+    return flrp_lanes(isa)
 
 
 def get_isa():
@@ -150,10 +157,19 @@ def pack_narrow(weight, rows, cols):
     return np.ascontiguousarray(taken.transpose(1, 3, 4, 2, 0, 5), dtype=np.float32)
 
 
+def pack_scatter(weight, Py_ssize_t width):
+    """(side, kh, kw, parts, channels, outputs) to [side][row tap][panel][k][width] of runs (column tap, output)."""
+    sides, kh, kw, parts, channels, outputs = weight.shape
+    panels = -(-kw * outputs // width)
+    packed = np.zeros((sides, kh, parts * channels, panels * width), np.float32)
+    packed[..., :kw * outputs] = weight.transpose(0, 1, 3, 4, 2, 5).reshape(sides, kh, parts * channels, -1)
+    return np.ascontiguousarray(packed.reshape(sides, kh, -1, panels, width).transpose(0, 1, 3, 2, 4))
+
+
 cdef class Product:
     """A linear map with packed weights: destination = Σ over sides of weights · operands, each with its epilogue.
 
-    sweeps: shapes.Sweep tuples; src, dst: (h, w, channels); weight: (sides, kh, kw, parts, src channels / groups,
+    sweeps: shapes.Sweep tuples (scatter: the one of Geometry.scatter_sweep); src, dst: (h, w, channels); weight: (sides, kh, kw, parts, src channels / groups,
     dst channels). Immutable once built, so that threads share it.
     """
 
@@ -162,7 +178,7 @@ cdef class Product:
     cdef int isa
     cdef list keep  # arrays that the sweeps point into
 
-    def __cinit__(self, sweeps, src, dst, Py_ssize_t groups, weight):
+    def __cinit__(self, sweeps, src, dst, Py_ssize_t groups, weight, bint scatter=False):
         cdef Py_ssize_t i
         cdef flrp_product *p
         self.isa = isa
@@ -182,7 +198,7 @@ cdef class Product:
             p.groups, p.parts, p.sides = groups, self.parts, self.sides
             self.fill_axis(&p.rows, sweeps[i].rows)
             self.fill_axis(&p.cols, sweeps[i].cols)
-            self.pack(p, sweeps[i], weight)
+            self.pack(p, sweeps[i], weight, scatter)
 
     def __dealloc__(self):
         free(self.sweeps)
@@ -194,14 +210,18 @@ cdef class Product:
         a.taps, a.offsets = len(axis.offsets), <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>offsets)
         return 0
 
-    cdef int pack(self, flrp_product *p, sweep, weight) except -1:
+    cdef int pack(self, flrp_product *p, sweep, weight, bint scatter) except -1:
         """Few output channels and a long line: lanes run along the columns. Chosen by shape alone."""
-        cdef Py_ssize_t lanes = flrp_lanes(self.isa)
-        p.narrow = p.groups == 1 and p.cols.step == 1 and 2 * p.dst_c <= lanes and p.cols.count >= lanes
-        if p.narrow:
+        cdef Py_ssize_t lanes = flrp_lanes(self.isa), width = flrp_panel_width(self.isa)
+        if scatter:
+            p.form = FLRP_SCATTER
+            packed = pack_scatter(weight, width)
+        elif p.groups == 1 and p.cols.step == 1 and 2 * p.dst_c <= lanes and p.cols.count >= lanes:
+            p.form = FLRP_NARROW
             packed = pack_narrow(weight, sweep.rows, sweep.cols)
         else:
-            packed = pack_wide(weight, sweep.rows, sweep.cols, p.groups, flrp_panel_width(self.isa))
+            p.form = FLRP_WIDE
+            packed = pack_wide(weight, sweep.rows, sweep.cols, p.groups, width)
         self.keep.append(packed)
         p.weights = <const float *>cnp.PyArray_DATA(<cnp.ndarray>packed)
         return 0
@@ -398,3 +418,12 @@ def nonnegative_samples(x):
         for i in range(samples):
             po[i] = flrp_is_nonnegative(size, px + i * size)
     return out
+
+
+def fma_loop(int64_t iterations, int loop_threads):
+    """Multiply-adds in registers on every thread, to measure the machine's limit; returns operations done."""
+    cdef int64_t done
+    cdef int run_isa = isa
+    with nogil:
+        done = flrp_fma_loop(run_isa, loop_threads, iterations)
+    return done

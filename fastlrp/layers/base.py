@@ -7,6 +7,7 @@ A layer is built once, for the shape of one sample, when a network is made. It n
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import threading
 from collections.abc import Callable
@@ -74,8 +75,23 @@ class Layer:
         return copy.copy(self)
 
     def __repr__(self) -> str:
-        arguments = ", ".join(f"{key}={value!r}" for key, value in self.config().items())
-        return f"{type(self).__name__}({arguments})"
+        """The call that makes this layer, without what is as by default."""
+        defaults = {name: p.default for name, p in inspect.signature(type(self)).parameters.items()}
+        shown = []
+        for key, value in self.config().items():
+            value, default = _short(value), defaults[key]
+            if default is inspect.Parameter.empty:
+                shown.append(repr(value))
+            elif value != default and not (default is None and key == "stride" and value == _short(self.kernel)):
+                shown.append(f"{key}={value!r}")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _short(value: Any) -> Any:
+    """(5, 5) as 5 and ((1, 1), (1, 1)) as 1: pairs as people write them."""
+    while isinstance(value, tuple) and len(value) == 2 and value[0] == value[1]:
+        value = value[0]
+    return value
 
 
 class WeightedLayer(Layer):

@@ -2,9 +2,8 @@
 #ifndef FLRP_VEC_H
 #define FLRP_VEC_H
 
-#ifdef FLRP_EMULATE_AVX512 /* a test build: the same intrinsics in plain C, for processors without them */
-#define SIMDE_ENABLE_NATIVE_ALIASES
-#include <simde/x86/avx512.h>
+#ifdef FLRP_EMULATE_AVX512 /* a test build for processors without it */
+#include "../../tests/emulate_avx512.h"
 #else
 #include <immintrin.h>
 #endif
