@@ -1,0 +1,55 @@
+"""README's code, the examples and the command line, run as a reader would run them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastlrp import cli
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_readme_code_runs(tmp_path, monkeypatch):
+    """All Python blocks in order, in one namespace: later ones use what earlier ones made."""
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert len(blocks) >= 4
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), namespace)
+    assert (tmp_path / "digits.png").stat().st_size > 1000
+
+
+def test_readme_links_exist():
+    for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text()):
+        assert (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("name", ["mlp", "perceptron"])
+def test_example_runs(name, tmp_path):
+    done = subprocess.run([sys.executable, str(ROOT / "docs/examples" / f"{name}.py")], cwd=tmp_path,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    scores = [float(score) for score in re.findall(r"kept aside: ([\d.]+)%", done.stdout)]
+    assert scores and min(scores) > 80
+    assert (tmp_path / f"{name}.png").stat().st_size > 1000
+    if name == "perceptron":
+        assert float(re.search(r"pictures: (\S+)", done.stdout)[1]) < 1e-3
+
+
+def test_demo_writes_its_pictures(tmp_path, capsys):
+    assert cli.main(["demo", "--epochs", "1", "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert str(tmp_path / "out") in printed and "kept aside" in printed
+    names = {path.name for path in (tmp_path / "out").glob("*.png")}
+    assert names == {"true_class.png", "every_class.png", "no_class.png", "filters.png"}
+
+
+def test_info_names_the_machine(capsys):
+    assert cli.main(["info"]) == 0
+    assert "isa:" in capsys.readouterr().out
