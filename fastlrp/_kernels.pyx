@@ -184,6 +184,8 @@ cdef class Product:
         self.isa = isa
         self.keep = []
         self.count = len(sweeps)
+        if weight.ndim != 6 or weight.shape[0] not in (1, 2) or weight.shape[3] not in (1, 2):
+            raise ValueError(f"weight must have 1 or 2 sides and parts, got shape {weight.shape}")
         self.sides, self.parts = weight.shape[0], weight.shape[3]
         self.src_size, self.dst_size, self.dst_channels = src[0] * src[1] * src[2], dst[0] * dst[1] * dst[2], dst[2]
         if weight.shape[4] * groups != src[2] or weight.shape[5] != dst[2]:
@@ -241,6 +243,8 @@ cdef class Product:
         for i in range(self.parts):
             fill_operand(&sources[i], operands[i], samples, self.src_size, "operand")
         e.out = pointer(out, samples * self.dst_size, "out")
+        if not out.flags.writeable:
+            raise ValueError("out must be writeable")
         e.bias = NULL if bias is None else pointer(bias, self.dst_channels, "bias")
         e.ratio.relevance = NULL
         if ratio is not None:

@@ -86,22 +86,22 @@ def _grouped(geometry: Geometry, weight: Array) -> Array:
 def linear(geometry: Geometry, x: Array, weight: Array) -> Array:
     """out[n, y, x, o] = Σ over taps and channels of x · w (no bias)."""
     windows = taps(pad(x, geometry), geometry)
-    windows = windows.reshape(*windows.shape[:5], geometry.groups, -1)
+    windows = windows.reshape(*windows.shape[:5], geometry.groups, geometry.in_shape[2] // geometry.groups)
     return np.einsum("nyxhwgi,hwgio->nyxgo", windows, _grouped(geometry, weight),
                      optimize=True).reshape(x.shape[0], *geometry.out_shape)
 
 
 def linear_back(geometry: Geometry, g: Array, weight: Array) -> Array:
     """The transposed map: from the output's shape to the input's."""
-    g = g.reshape(*g.shape[:3], geometry.groups, -1)
+    g = g.reshape(*g.shape[:3], geometry.groups, geometry.out_channels // geometry.groups)
     values = np.einsum("nyxgo,hwgio->nyxhwgi", g, _grouped(geometry, weight), optimize=True)
-    return scatter_taps(values.reshape(*values.shape[:5], -1), geometry)
+    return scatter_taps(values.reshape(*values.shape[:5], geometry.in_shape[2]), geometry)
 
 
 def linear_weight_gradient(geometry: Geometry, x: Array, g: Array) -> Array:
     windows = taps(pad(x, geometry), geometry)
-    windows = windows.reshape(*windows.shape[:5], geometry.groups, -1)
-    g = g.reshape(*g.shape[:3], geometry.groups, -1)
+    windows = windows.reshape(*windows.shape[:5], geometry.groups, geometry.in_shape[2] // geometry.groups)
+    g = g.reshape(*g.shape[:3], geometry.groups, geometry.out_channels // geometry.groups)
     return np.einsum("nyxhwgi,nyxgo->hwigo", windows, g, optimize=True).reshape(geometry.weight_shape)
 
 
@@ -139,25 +139,25 @@ class Reference:
                 ratio: Ratio | None = None) -> Array:
         """Σ over operands of linear(operand, weight part) + bias, then the quotient, if any."""
         geometry = layer.geometry
-        out = sum(linear(geometry, read(*o).reshape(-1, *geometry.in_shape), weight_part(layer.filters, part))
+        out = sum(linear(geometry, read(*o).reshape(len(o[0]), *geometry.in_shape), weight_part(layer.filters, part))
                   for part, o in zip(parts, operands, strict=True))
         out = out if bias is None else out + bias
-        out = out.reshape(-1, *layer.out_shape)
+        out = out.reshape(len(out), *layer.out_shape)
         return out if ratio is None else quotient(out, ratio)
 
     def product_back(self, layer: Any, operands: Sequence[Operand], sides: Sequence[Side]) -> Array:
         """Σ over sides of factor · (Σ over operands of the transposed map with the side's weight parts)."""
         geometry, total = layer.geometry, 0
         for parts, factor in sides:
-            back = sum(linear_back(geometry, read(*o).reshape(-1, *geometry.out_shape),
+            back = sum(linear_back(geometry, read(*o).reshape(len(o[0]), *geometry.out_shape),
                                    weight_part(layer.filters, part)) for part, o in zip(parts, operands, strict=True))
-            back = back.reshape(-1, *layer.in_shape)
+            back = back.reshape(len(back), *layer.in_shape)
             total = total + (back if factor is None else back * read(*factor))
         return total
 
     def weight_gradient(self, layer: Any, x: Array, g: Array) -> Array:
         geometry = layer.geometry
-        return linear_weight_gradient(geometry, x.reshape(-1, *geometry.in_shape), g.reshape(-1, *geometry.out_shape))
+        return linear_weight_gradient(geometry, x.reshape(len(x), *geometry.in_shape), g.reshape(len(g), *geometry.out_shape))
 
     def channel_sum(self, g: Array) -> Array:
         """Σ over all but the last axis: the gradient of a bias."""

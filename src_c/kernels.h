@@ -8,9 +8,11 @@
 #define FLRP_MAX_VECTORS 4
 #define FLRP_MAX_TILE (6 * 64) /* floats in the largest block of accumulators */
 
-/* A block of accumulators: acc[m][n] = sum over segments t and k < length of
- * a[m][a_offsets[t] + k * a_step] * b[b_offsets[t] + k * b_step + n], in this order, fused where the
- * instruction set can. All products (forward, backward, weight gradient) are this with other strides. */
+/* A block of accumulators: acc[m][n] = sum over segments s and k < length of
+ * a[m][a_offsets[s] + k * a_step] * b[b_offsets[s] + k * b_step + n], in this order, fused where the
+ * instruction set can. All products (forward, backward, weight gradient) are this with other strides.
+ * Short segments would cost more than their sums. They are given one by one, without b_offsets (NULL) where b moves
+ * by b_step from one to the next, or without a_offsets (NULL) where a moves by a_step. */
 typedef struct {
     const float *a[FLRP_MAX_ROWS];
     const float *b;

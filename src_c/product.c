@@ -11,6 +11,8 @@
 
 #include "kernels.h"
 
+#define SHORT_SEGMENT 16 /* runs shorter than this become segments of one element */
+#define MOST_SHORT 512   /* unless their offsets would crowd the L1 cache */
 #define SCRATCH_TARGET (192 * 1024) /* bytes of source rows per task: they stay in L2 beside a weight panel */
 
 typedef struct {
@@ -26,6 +28,7 @@ typedef struct {
     /* segments of the reduction axis, row tap by row tap */
     int64_t *a_offsets, *b_offsets;
     int64_t row_segments, length;
+    int flat; /* segments of one element each */
     /* tasks */
     int64_t block_samples, block_rows, sample_blocks, row_blocks, panel_blocks, panels;
     float *scratch;
@@ -105,21 +108,27 @@ static int plan_segments(job *j) {
         j->row_segments = p->cols.taps * p->parts;
         j->length = group_c;
     }
-    const int64_t count = p->rows.taps * j->row_segments;
+    const int flat = j->length < SHORT_SEGMENT && p->rows.taps * j->row_segments <= MOST_SHORT;
+    const int64_t each = flat ? j->length : 1, count = p->rows.taps * j->row_segments * each;
     j->a_offsets = malloc((size_t)flrp_max(2 * count, 1) * sizeof(int64_t));
     if (!j->a_offsets) return FLRP_NO_MEMORY;
     j->b_offsets = j->a_offsets + count;
-    for (int64_t s = 0; s < count; s++) {
-        const int64_t tap = s / j->row_segments, r = s % j->row_segments;
+    for (int64_t i = 0; i < count; i++) {
+        const int64_t s = i / each, tap = s / j->row_segments, r = s % j->row_segments;
         const int64_t line = (p->rows.offsets[tap] - p->rows.offsets[0]) * j->line;
         if (narrow(p)) { /* a: weights, b: a line of a channel's plane */
-            j->a_offsets[s] = s * j->length * p->dst_c * p->sides;
-            j->b_offsets[s] = line + r * j->plane;
+            j->a_offsets[i] = i * (flat ? 1 : j->length) * p->dst_c * p->sides;
+            j->b_offsets[i] = line + r * j->plane + i % each * spacing(&p->cols);
         } else {
             const int64_t col = merged ? 0 : p->cols.offsets[r / p->parts] - p->cols.offsets[0];
-            j->a_offsets[s] = line + col * j->pixel + (merged ? 0 : r % p->parts * p->src_c);
-            j->b_offsets[s] = s * j->length * width;
+            j->a_offsets[i] = line + col * j->pixel + (merged ? 0 : r % p->parts * p->src_c) + i % each;
+            j->b_offsets[i] = i * (flat ? 1 : j->length) * width;
         }
+    }
+    if (flat) {
+        j->row_segments *= j->length;
+        j->length = 1;
+        j->flat = 1;
     }
     return FLRP_OK;
 }
@@ -150,8 +159,12 @@ static void copy_planes(const job *j, int64_t sample, int64_t y, float *dst) {
         const flrp_operand *o = &j->operands[plane / c];
         memset(dst, 0, (size_t)begin * sizeof(float));
         memset(dst + end, 0, (size_t)(j->block_w - end) * sizeof(float));
-        int64_t i = (y * p->src_w + x0 + begin) * c + plane % c;
-        for (int64_t x = begin; x < end; x++, i += c) dst[x] = flrp_read(o->data[sample * per_sample + i], o->bound + (o->bound ? i : 0), o->read);
+        const int64_t i = (y * p->src_w + x0 + begin) * c + plane % c;
+        const float *x = o->data + sample * per_sample + i, *bound = o->bound ? o->bound + i : x;
+        if (o->read == FLRP_PLAIN)
+            for (int64_t n = 0; n < end - begin; n++) dst[begin + n] = x[n * c];
+        else
+            for (int64_t n = 0; n < end - begin; n++) dst[begin + n] = flrp_read(x[n * c], bound + n * c, o->read);
     }
 }
 
@@ -182,8 +195,8 @@ static void valid_taps(const job *j, int64_t row, int64_t *first, int64_t *last)
 }
 
 static void set_segments(const job *j, flrp_tile *t, int64_t first, int64_t last) {
-    t->a_offsets = j->a_offsets + first * j->row_segments;
-    t->b_offsets = j->b_offsets + first * j->row_segments;
+    t->a_offsets = j->flat && narrow(j->p) ? 0 : j->a_offsets + first * j->row_segments;
+    t->b_offsets = j->flat && !narrow(j->p) ? 0 : j->b_offsets + first * j->row_segments;
     t->segments = flrp_max(0, last - first) * j->row_segments;
 }
 
@@ -240,6 +253,7 @@ static void run_panel(const job *j, const float *source, int64_t sample, int64_t
         set_segments(j, &t, first, last);
         for (int side = 0; side < p->sides; side++) {
             t.b = weights + side * p->groups * j->panels * k_total * width;
+            if (j->flat) t.b += first * j->row_segments * width;
             kernels->tile((int)size, (int)vectors, &t, acc);
             kernels->finish(j->epilogue, side, (int)size, n, channel, acc, vectors * kernels->lanes, offsets);
         }
@@ -262,7 +276,8 @@ static void narrow_tiles(const job *j, const float *source, int64_t row, float *
             const int64_t size = flrp_min(kernels->narrow_rows, all - o);
             const int64_t vectors = flrp_min(kernels->narrow_vectors, flrp_ceil_div(cols - c, kernels->lanes));
             const int64_t lanes = vectors * kernels->lanes, pixels = flrp_min(lanes, cols - c);
-            for (int64_t m = 0; m < size; m++) t.a[m] = p->weights + o + m;
+            for (int64_t m = 0; m < size; m++)
+                t.a[m] = p->weights + o + m + (j->flat ? first * j->row_segments * all : 0);
             t.b = source + c;
             kernels->tile((int)size, (int)vectors, &t, acc);
             for (int64_t m = 0; m < size; m++) {

@@ -31,6 +31,8 @@ static inline __attribute__((always_inline)) void finish_with(
     const flrp_operand *f = &e->factors[side];
     for (int m = 0; m < rows; m++, acc += acc_stride) {
         float *out = e->out + offsets[m];
+        /* Where the next row follows at once, whole vectors may spill into it: it is written afterwards. */
+        const int64_t spill = !side && m + 1 < rows && offsets[m + 1] == offsets[m] + n && n >= VW ? VW : 0;
         for (int64_t j = 0; j < n; j += VW) {
             const int64_t left = n - j, i = offsets[m] + j;
             vf v = load_some(acc + j, left);
@@ -41,7 +43,7 @@ static inline __attribute__((always_inline)) void finish_with(
                 v = v_mul(v, read_value(load_some(f->data + i, left), bound, left, f->read));
             }
             if (side) v = v_add(v, load_some(out + j, left));
-            store_some(out + j, v, left);
+            store_some(out + j, v, left + spill);
         }
     }
 }
@@ -84,6 +86,7 @@ static void gather(int64_t pixels, int64_t n, const float *x, const float *bound
 
 static void ratio_map(int64_t n, int64_t channels, const float *sums, const float *bias, const flrp_ratio *r,
                       float *out) {
+    if (!bias) channels = n; /* no need to stop at every pixel */
     for (int64_t first = 0; first < n; first += channels)
         for (int64_t c = 0; c < channels; c += VW) {
             const int64_t left = channels - c, i = first + c;

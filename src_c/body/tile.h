@@ -5,32 +5,48 @@
  * depend on how a product is cut into blocks.
  */
 
+#define FLRP_INLINE static inline __attribute__((always_inline))
+
+/* acc[m][v] += a[m][i] * b[v] for one element of the reduction. */
+FLRP_INLINE void tile_step(const int rows, const int vectors, vf acc[FLRP_MAX_ROWS][FLRP_MAX_VECTORS],
+                           const float *const *a, int64_t i, const float *b) {
+    vf bv[FLRP_MAX_VECTORS];
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; v++) bv[v] = v_load(b + v * VW);
+#pragma GCC unroll 6
+    for (int m = 0; m < rows; m++) {
+        const vf x = v_set1(a[m][i]);
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) acc[m][v] = v_fma(x, bv[v], acc[m][v]);
+    }
+}
+
 /* Compiled once per block size: with constant rows and vectors the accumulators live in registers. */
-static inline __attribute__((always_inline)) void tile_block(const int rows, const int vectors, const flrp_tile *t,
-                                                             float *out) {
+FLRP_INLINE void tile_block(const int rows, const int vectors, const flrp_tile *t, float *out) {
     vf acc[FLRP_MAX_ROWS][FLRP_MAX_VECTORS];
     const float *a[FLRP_MAX_ROWS];
-    const int64_t length = t->length, a_step = t->a_step, b_step = t->b_step;
+    const int64_t length = t->length, a_step = t->a_step, b_step = t->b_step, segments = t->segments;
+    const int64_t *const a_offsets = t->a_offsets, *const b_offsets = t->b_offsets;
 #pragma GCC unroll 6
-    for (int m = 0; m < rows; m++)
+    for (int m = 0; m < rows; m++) {
+        a[m] = t->a[m];
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; v++) acc[m][v] = v_set1(0);
-    for (int64_t s = 0; s < t->segments; s++) {
-        const float *b = t->b + t->b_offsets[s];
-#pragma GCC unroll 6
-        for (int m = 0; m < rows; m++) a[m] = t->a[m] + t->a_offsets[s];
-        for (int64_t k = 0, i = 0; k < length; k++, i += a_step, b += b_step) {
-            vf bv[FLRP_MAX_VECTORS];
-#pragma GCC unroll 4
-            for (int v = 0; v < vectors; v++) bv[v] = v_load(b + v * VW);
-#pragma GCC unroll 6
-            for (int m = 0; m < rows; m++) {
-                const vf x = v_set1(a[m][i]);
-#pragma GCC unroll 4
-                for (int v = 0; v < vectors; v++) acc[m][v] = v_fma(x, bv[v], acc[m][v]);
-            }
-        }
     }
+    if (!b_offsets) {
+        const float *b = t->b;
+        for (int64_t s = 0; s < segments; s++, b += b_step) tile_step(rows, vectors, acc, a, a_offsets[s], b);
+    } else if (!a_offsets) {
+        for (int64_t s = 0, i = 0; s < segments; s++, i += a_step)
+            tile_step(rows, vectors, acc, a, i, t->b + b_offsets[s]);
+    } else
+        for (int64_t s = 0; s < segments; s++) {
+            const float *b = t->b + b_offsets[s];
+#pragma GCC unroll 6
+            for (int m = 0; m < rows; m++) a[m] = t->a[m] + a_offsets[s];
+            for (int64_t k = 0, i = 0; k < length; k++, i += a_step, b += b_step)
+                tile_step(rows, vectors, acc, a, i, b);
+        }
 #pragma GCC unroll 6
     for (int m = 0; m < rows; m++)
 #pragma GCC unroll 4
