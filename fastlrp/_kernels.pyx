@@ -354,13 +354,16 @@ def ratio_map(sums, bias, ratio):
     """coefficient · relevance / s(sums + bias); sums may have one sample for all. Channels are the last axis."""
     cdef flrp_ratio r
     relevance = ratio[0]
+    if not relevance.size:
+        if sums.size and sums.shape[0] != 1:
+            raise ValueError(f"sums of shape {sums.shape} do not go with relevance of shape {relevance.shape}")
+        return np.empty(relevance.shape, np.float32)
     cdef int64_t samples = relevance.shape[0], channels = relevance.shape[-1]
-    cdef int64_t size = relevance.size // samples if samples else 0, own = sums.shape[0]
-    cdef int64_t stride = 0 if own == 1 and samples != 1 else size
+    cdef int64_t size = relevance.size // samples, stride = 0 if sums.shape[0] == 1 else size
     cdef int run_threads = threads, run_isa = isa
     fill_ratio(&r, ratio, relevance.size)
     out = np.empty(relevance.shape, np.float32)
-    cdef const float *ps = pointer(sums, size if stride == 0 and samples else relevance.size, "sums")
+    cdef const float *ps = pointer(sums, size if stride == 0 else relevance.size, "sums")
     cdef const float *pb = NULL if bias is None else pointer(bias, channels, "bias")
     cdef float *po = pointer(out, out.size, "out")
     with nogil:

@@ -157,7 +157,8 @@ class Reference:
 
     def weight_gradient(self, layer: Any, x: Array, g: Array) -> Array:
         geometry = layer.geometry
-        return linear_weight_gradient(geometry, x.reshape(len(x), *geometry.in_shape), g.reshape(len(g), *geometry.out_shape))
+        x, g = x.reshape(len(x), *geometry.in_shape), g.reshape(len(g), *geometry.out_shape)
+        return linear_weight_gradient(geometry, x, g)
 
     def channel_sum(self, g: Array) -> Array:
         """Σ over all but the last axis: the gradient of a bias."""
@@ -174,7 +175,8 @@ class Reference:
 
     def max_pool(self, window: Window, x: Array) -> tuple[Array, Array]:
         """Largest value and winning tap: the first in scan order on ties; a NaN wins."""
-        values = taps(pad(x, window), window).reshape(x.shape[0], *window.grid, -1, x.shape[-1])
+        values = taps(pad(x, window), window)
+        values = values.reshape(*values.shape[:3], window.kernel[0] * window.kernel[1], x.shape[-1])
         inside = taps(pad(np.ones((1, *window.in_shape), bool), window), window)
         inside = inside.reshape(1, *values.shape[1:])
         out = np.full((x.shape[0], *window.out_shape), -np.inf, x.dtype)

@@ -1,0 +1,273 @@
+"""The description in fastlrp's files: JSON that tells how to make the layers again, and what every tensor is.
+
+    {"format": "fastlrp", "version": 1, "fastlrp": "0.1.0", "kind": "network", "input_shape": [28, 28, 1],
+     "layers": [{"class": "Linear", "name": "linear1", "config": {"out": 10, "bias": true}, "inputs": [0]}, ...],
+     "tensors": [{"name": "linear1/weight", "shape": [784, 10], "dtype": "<f4", "sha256": "..."}, ...]}
+
+inputs: indices of the values a layer reads, 0 the network's input and i + 1 the output of layer i. Kind "parameters"
+has neither input_shape nor layers. A reader refuses what it does not know: nothing in a file is ignored.
+In: a network, or text. Out: text, or a network without parameters. Touches no file; raises `Fault`.
+"""
+
+from __future__ import annotations
+
+import json
+import reprlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from .._version import __version__
+from ..graph import Graph
+from ..layers import LAYERS, Layer, SumPool2d
+from ..layers.base import Shape
+from ..network import Network
+from ..shapes import Window
+
+FORMAT, VERSION = "fastlrp", 1
+KINDS = ("network", "parameters")
+TYPES = ("<f4", "<f8")
+
+# What a few bytes may ask for. JSON takes up to 21 times its length in memory, a pool 12 bytes for each position.
+MOST_BYTES = 2 << 20
+MOST_DIMENSIONS = 32
+MOST_DIGITS = 18
+MOST_VALUES = 1 << 32  # in one sample, anywhere in the network
+MOST_POSITIONS = 1 << 22  # of all sum and average pools
+MOST_NAME = 1000
+
+
+class Fault(ValueError):
+    """What is wrong with a description and where in it; the caller adds the file."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One stored array. name: "<layer name>/<parameter>"."""
+
+    name: str
+    shape: Shape
+    dtype: str
+    sha256: str
+
+    @property
+    def member(self) -> str:
+        """Its member in the archive: the name, with what is not plain in file names percent-encoded."""
+        return member_name(self.name)
+
+
+@dataclass(frozen=True)
+class Description:
+    """A parsed description: types and sizes checked, layers not made yet."""
+
+    kind: str
+    input_shape: Shape
+    layers: Sequence[dict[str, Any]]
+    tensors: Sequence[Tensor]
+
+
+def parameter_shapes(net: Graph) -> dict[str, Shape]:
+    """Tensor name to shape for all parameters of a network, filled or not, in the order in which they are stored."""
+    shapes: dict[str, Shape] = {}
+    for layer in net.weighted:
+        shapes[f"{layer.name}/weight"] = layer.weight_shape
+        if layer.use_bias:
+            shapes[f"{layer.name}/bias"] = (layer.out,)
+    return shapes
+
+
+def member_name(tensor: str) -> str:
+    """The member of a tensor, as "conv1/weight.npy"; Fault where the layer's name cannot be part of it."""
+    layer, _, key = tensor.rpartition("/")
+    try:
+        folder = quote(layer, safe="")
+    except UnicodeEncodeError:  # a lone surrogate
+        folder = ""
+    if not folder or len(folder) > MOST_NAME:
+        raise Fault(f"the layer name {_short(layer)} cannot be stored: expected 1 to {MOST_NAME} characters of Unicode")
+    if not folder.strip("."):
+        folder = folder.replace(".", "%2E")  # ".." would be another folder to who unpacks the file
+    return f"{folder}/{key}.npy"
+
+
+def encode(net: Network, kind: str, tensors: Sequence[Tensor]) -> bytes:
+    """The description of a network. Fault where it holds what the format cannot, as a reader would say it."""
+    top: dict[str, Any] = {"format": FORMAT, "version": VERSION, "fastlrp": __version__, "kind": kind}
+    if kind == "network":
+        top["input_shape"] = net.input_shape
+        top["layers"] = [_describe(node.layer, node.inputs) for node in net.nodes]
+    text = json.dumps({**top, "tensors": [asdict(tensor) for tensor in tensors]}).encode()
+    description = parse(decode(text))
+    if kind == "network":
+        build(description)
+    return text
+
+
+def _describe(layer: Layer, inputs: Sequence[int]) -> dict[str, Any]:
+    kind = type(layer).__name__
+    if LAYERS.get(kind) is not type(layer):
+        raise Fault(f"layer {layer.name!r}: a {kind} is not one of fastlrp's own layers, which alone can be stored")
+    return {"class": kind, "name": layer.name, "config": layer.config(), "inputs": inputs}
+
+
+def decode(text: bytes) -> dict[str, Any]:
+    """The JSON object of a description whose format and version are this module's."""
+    if len(text) > MOST_BYTES:
+        raise Fault(f"expected at most {MOST_BYTES} bytes, got {len(text)}")
+    try:
+        top = json.loads(text.decode(), parse_int=_whole, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise Fault(f"not the JSON of a description: {_short(error)}") from None
+    if type(top) is not dict or top.get("format") != FORMAT:
+        raise Fault(f'expected an object with "format": "{FORMAT}"')
+    version = top.get("version")
+    if type(version) is not int or version < 1:
+        raise Fault(f"version: expected a whole number of at least 1, got {_short(version)}")
+    if version > VERSION:
+        raise Fault(f"version {version} of the format, written by fastlrp {_short(top.get('fastlrp'))}; "
+                    f"fastlrp {__version__} supports version {VERSION} and needs an upgrade to read this file")
+    return top
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise Fault(f"expected at most {MOST_DIGITS} digits in a whole number, got {len(digits)}")
+    return int(digits)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise Fault(f"a key appears twice in the object with the keys {_short(list(found))}")
+    return found
+
+
+def parse(top: dict[str, Any]) -> Description:
+    """The description in a decoded JSON object: every key known, every type right, every size within reason."""
+    if top.get("kind") not in KINDS:
+        raise Fault(f"kind: expected one of {KINDS}, got {_short(top.get('kind'))}")
+    keys = {"format": str, "version": int, "fastlrp": str, "kind": str, "tensors": list}
+    if top["kind"] == "network":
+        keys |= {"input_shape": list, "layers": list}
+    _fields(top, "the top level", keys)
+    names = {"class": str, "name": str, "config": dict, "inputs": list}
+    for i, layer in enumerate(top.get("layers", ())):
+        _fields(layer, f"layers[{i}]", names)
+        if layer["inputs"] != [i]:
+            raise Fault(f"layers[{i}].inputs: expected [{i}], the layer before: version {VERSION} of the format holds "
+                        f"sequences of layers alone; got {_short(layer['inputs'])}")
+    shape = _shape(top["input_shape"], "input_shape") if top["kind"] == "network" else ()
+    tensors = [_tensor(value, f"tensors[{i}]") for i, value in enumerate(top["tensors"])]
+    if len({tensor.name for tensor in tensors}) < len(tensors):
+        raise Fault("tensors: expected different names")
+    return Description(top["kind"], shape, top.get("layers", ()), tensors)
+
+
+def _fields(value: Any, place: str, kinds: Mapping[str, type]) -> None:
+    """Check that a value is an object of exactly these keys and types."""
+    if type(value) is not dict:
+        raise Fault(f"{place}: expected an object, got {_short(value)}")
+    if value.keys() != kinds.keys():
+        raise Fault(f"{place}: expected the keys {sorted(kinds)}, got {_short(sorted(value))}")
+    for key, kind in kinds.items():
+        if type(value[key]) is not kind:
+            raise Fault(f"{place}, {key}: expected {kind.__name__}, got {_short(value[key])}")
+
+
+def _shape(value: list[Any], place: str) -> Shape:
+    if not 1 <= len(value) <= MOST_DIMENSIONS or any(type(size) is not int or size < 1 for size in value):
+        raise Fault(f"{place}: expected 1 to {MOST_DIMENSIONS} positive whole numbers, got {_short(value)}")
+    return tuple(value)
+
+
+def _tensor(value: Any, place: str) -> Tensor:
+    _fields(value, place, {"name": str, "shape": list, "dtype": str, "sha256": str})
+    if value["dtype"] not in TYPES:
+        raise Fault(f"{place}.dtype: expected one of {TYPES}, got {_short(value['dtype'])}")
+    member_name(value["name"])  # Fault where it has none
+    return Tensor(value["name"], _shape(value["shape"], f"{place}.shape"), value["dtype"], value["sha256"])
+
+
+def build(description: Description) -> Network:
+    """The network of a description, its parameters still missing; equal to the saved one but for those."""
+    layers = [_layer(entry, f"layers[{i}]") for i, entry in enumerate(description.layers)]
+    with np.errstate(over="ignore"):  # a scale beyond float32 is infinite, as when the network was made
+        _check_sizes(layers, description.input_shape)
+        # Not Network(...): drawing initial weights takes five times the memory of the file, only to be replaced.
+        net = Network.__new__(Network)
+        try:
+            Graph.__init__(net, layers, description.input_shape)
+        except ValueError as error:
+            raise Fault(f"layers: {_short(error)}") from None
+    stored = {tensor.name: tensor.shape for tensor in description.tensors}
+    wanted = parameter_shapes(net)
+    if [*stored.items()] != [*wanted.items()]:
+        raise Fault(f"tensors: not those of the layers, in their order: {differences(wanted, stored)}")
+    return net
+
+
+def _layer(entry: dict[str, Any], place: str) -> Layer:
+    kind, config = entry["class"], entry["config"]
+    if kind not in LAYERS:
+        raise Fault(f"{place}.class: fastlrp {__version__} has {', '.join(LAYERS)}, but not {_short(kind)}")
+    for key, value in config.items():
+        # A shape of a million sizes would take minutes to multiply.
+        if type(value) is list and sum(type(item) is int for item in value) > MOST_DIMENSIONS:
+            raise Fault(f"{place}.config.{_short(key)}: expected at most {MOST_DIMENSIONS} whole numbers")
+    try:
+        layer = LAYERS[kind](**config, name=entry["name"])
+        made = layer.config()
+        changed = [key for key in config if key not in made or json.dumps(made[key]) != json.dumps(config[key])]
+    except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
+        raise Fault(f"{place} ({kind} {_short(entry['name'])}): {_short(error)}") from None
+    if changed:  # as "no" for a truth value, or 2.5 for a size
+        raise Fault(f"{place}.config.{changed[0]}: expected what {kind} keeps of it, "
+                    f"{_short(made.get(changed[0]))}, got {_short(config[changed[0]])}")
+    return layer
+
+
+def _check_sizes(layers: Sequence[Layer], shape: Shape) -> None:
+    """Fault where a layer does not fit the one before, or where building or running takes sizes beyond all reason."""
+    positions = 0
+    for i, layer in enumerate(layers):
+        try:
+            _check_shape(shape)
+            positions += _pool_positions(layer, shape) if isinstance(layer, SumPool2d) else 0
+            if positions > MOST_POSITIONS:
+                raise Fault(f"expected at most {MOST_POSITIONS} positions of all sum and average pools up to here")
+            shape = layer.infer(shape)
+            _check_shape(shape)
+        except (TypeError, ValueError) as error:
+            raise Fault(f"layers[{i}] ({_short(layer.name)}): {_short(error)}") from None
+
+
+def _check_shape(shape: Shape) -> None:
+    if prod(shape) > MOST_VALUES:
+        raise Fault(f"expected samples of at most {MOST_VALUES} values, got the shape {_short(shape)}")
+
+
+def _pool_positions(layer: SumPool2d, shape: Shape) -> int:
+    """What a pool computes when it is built: a factor for each position, from all taps where padding is left out."""
+    window = Window.fit(shape, layer.kernel, layer.stride, layer.padding)
+    if getattr(layer, "count_include_pad", True):
+        return prod(window.grid)
+    padded = prod(size + sum(pad) for size, pad in zip(shape, window.padding, strict=False))
+    return 3 * padded + prod(window.grid) * prod(layer.kernel) // 32
+
+
+def differences(wanted: dict[str, Shape], stored: dict[str, Shape]) -> str:
+    """What differs between the parameters of a network and those of a file."""
+    lines = [f"{name}: {wanted.get(name, 'not there')} in the network, {stored.get(name, 'not there')} in the file"
+             for name in [*wanted, *(stored.keys() - wanted.keys())] if wanted.get(name) != stored.get(name)]
+    more = [f"and {len(lines) - 10} more"] if len(lines) > 10 else []
+    return "; ".join([*lines[:10], *more]) or "another order"
+
+
+def _short(value: Any) -> str:
+    """A value or message of a file, cut to what a message can hold."""
+    text = str(value) if isinstance(value, Exception) else reprlib.repr(value)
+    return text if len(text) <= 300 else f"{text[:300]}…"

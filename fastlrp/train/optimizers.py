@@ -1,0 +1,173 @@
+"""Optimisers: how a step's gradients change the parameters.
+
+In: read-only parameter arrays and their gradients. Out: new arrays; the old ones are never written, so that a step
+that fails has changed nothing. Each array is walked in blocks that stay in the caches, in the network's own type.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from ..reference import Array
+
+BLOCK = 16384  # elements: a block of parameters, gradients, moments and scratch fits a second-level cache
+
+
+@dataclass
+class State:
+    """What an optimiser remembers of one network: the steps done, and arrays beside each parameter."""
+
+    steps: int
+    slots: list[list[Array]]
+    scratch: Array
+
+
+class Optimizer:
+    """What optimisers share. The state belongs to the object and is kept for each network apart: a name such as
+    "adam" starts anew with every fit, an object passed again to fit the same network goes on where that fit
+    stopped. A fit that ends by an exception ends the state too.
+
+    `learning_rate` may be changed between steps, for instance by a callback.
+    """
+
+    slot_count: int  # arrays kept beside each parameter
+
+    def __init__(self, learning_rate: float, weight_decay: float):
+        self.learning_rate = _number(learning_rate, "learning_rate", 0, math.inf, above=True)
+        self.weight_decay = _number(weight_decay, "weight_decay", 0, math.inf)
+        self._states: WeakKeyDictionary[Any, State] = WeakKeyDictionary()
+
+    def update(self, network: Any, parameters: Sequence[Array], gradients: Sequence[Array]) -> list[Array]:
+        """The parameters after one more step of this network."""
+        state = self._states.get(network)
+        if state is None:
+            state = self._states[network] = self._start(parameters)
+        state.steps += 1
+        coefficients = self._coefficients(state.steps)
+        updated = [np.empty_like(parameter) for parameter in parameters]
+        for old, new, gradient, slots in zip(parameters, updated, gradients, state.slots, strict=True):
+            arrays = [array.reshape(-1) for array in (old, new, gradient, *slots)]
+            for first in range(0, old.size, BLOCK):
+                blocks = [array[first:first + BLOCK] for array in arrays]
+                self._apply(*blocks, scratch=state.scratch[:blocks[0].size], coefficients=coefficients)
+        return updated
+
+    def forget(self, network: Any) -> None:
+        """Start anew with the next step of this network."""
+        self._states.pop(network, None)
+
+    def _start(self, parameters: Sequence[Array]) -> State:
+        slots = [[np.zeros(p.size, p.dtype) for _ in range(self.slot_count)] for p in parameters]
+        return State(0, slots, np.empty(BLOCK, parameters[0].dtype))
+
+    def _coefficients(self, step: int) -> tuple[float, ...]:
+        """The numbers that step `step`, counted from 1, needs."""
+        raise NotImplementedError
+
+    def _apply(self, old: Array, new: Array, gradient: Array, *slots: Array, scratch: Array,
+               coefficients: tuple[float, ...]) -> None:
+        """Write one block of new parameters, and its slots."""
+        raise NotImplementedError
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum μ: b ← μ b + g + λ w, w ← w − η b.
+
+    learning_rate η > 0, momentum μ in [0, 1), weight_decay λ ≥ 0: an L2 penalty λ/2 ‖w‖² on weights and biases.
+    ValueError or TypeError for anything else.
+    """
+
+    def __init__(self, learning_rate: float = 0.01, momentum: float = 0.0, weight_decay: float = 0.0):
+        super().__init__(learning_rate, weight_decay)
+        self.momentum = _number(momentum, "momentum", 0, 1)
+
+    @property
+    def slot_count(self) -> int:
+        return 1 if self.momentum else 0
+
+    def _coefficients(self, step: int) -> tuple[float, ...]:
+        return (self.learning_rate,)
+
+    def _apply(self, old: Array, new: Array, gradient: Array, *slots: Array, scratch: Array,
+               coefficients: tuple[float, ...]) -> None:
+        change = gradient
+        if self.weight_decay:
+            change = np.multiply(old, self.weight_decay, out=scratch)
+            change += gradient
+        for velocity in slots:
+            velocity *= self.momentum
+            velocity += change
+            change = velocity
+        np.multiply(change, coefficients[0], out=scratch)
+        np.subtract(old, scratch, out=new)
+
+
+class Adam(Optimizer):
+    """Adam: m ← β₁ m + (1 − β₁) g, v ← β₂ v + (1 − β₂) g², w ← w − η m̂ / (√v̂ + ε), where after t steps
+    m̂ = m / (1 − β₁ᵗ) and v̂ = v / (1 − β₂ᵗ).
+
+    learning_rate η > 0, beta1 and beta2 in [0, 1), epsilon > 0. weight_decay λ ≥ 0 is the decoupled kind (AdamW):
+    w ← (1 − η λ) w before the step, for weights and biases. ValueError or TypeError for anything else.
+    Sources: Kingma and Ba 2015, Adam, algorithm 1; Loshchilov and Hutter 2019, Decoupled Weight Decay Regularization.
+    """
+
+    slot_count = 2
+
+    def __init__(self, learning_rate: float = 1e-3, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8,
+                 weight_decay: float = 0.0):
+        super().__init__(learning_rate, weight_decay)
+        self.beta1, self.beta2 = _number(beta1, "beta1", 0, 1), _number(beta2, "beta2", 0, 1)
+        self.epsilon = _number(epsilon, "epsilon", 0, math.inf, above=True)
+
+    def _coefficients(self, step: int) -> tuple[float, ...]:
+        # m and v are kept without their factors 1 − β, which saves two passes: these two numbers hold all corrections,
+        # so that η m̂ / (√v̂ + ε) = rate · m / (√v + floor)
+        correction = math.sqrt((1 - self.beta2 ** step) / (1 - self.beta2))
+        first = (1 - self.beta1 ** step) / (1 - self.beta1)
+        return self.learning_rate * correction / first, self.epsilon * correction
+
+    def _apply(self, old: Array, new: Array, gradient: Array, *slots: Array, scratch: Array,
+               coefficients: tuple[float, ...]) -> None:
+        (m, v), (rate, floor) = slots, coefficients
+        m *= self.beta1
+        m += gradient
+        v *= self.beta2
+        v += np.multiply(gradient, gradient, out=scratch)
+        np.sqrt(v, out=scratch)
+        scratch += floor
+        np.divide(m, scratch, out=scratch)
+        scratch *= rate
+        if self.weight_decay:
+            old = np.multiply(old, 1 - self.learning_rate * self.weight_decay, out=new)
+        np.subtract(old, scratch, out=new)
+
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": Adam, "sgd": SGD}
+
+
+def find_optimizer(optimizer: str | Optimizer) -> Optimizer:
+    """An optimiser by name, with its defaults, or the object given."""
+    if isinstance(optimizer, Optimizer):
+        return optimizer
+    expected = f"optimizer must be one of {list(OPTIMIZERS)} or an object such as Adam(learning_rate=0.001)"
+    if not isinstance(optimizer, str):
+        raise TypeError(f"{expected}, got {optimizer!r}")
+    if optimizer not in OPTIMIZERS:
+        raise ValueError(f"{expected}, got {optimizer!r}")
+    return OPTIMIZERS[optimizer]()
+
+
+def _number(value: Any, name: str, low: float, high: float, above: bool = False) -> float:
+    """A finite number in [low, high), or in (low, high) with `above`."""
+    if isinstance(value, (bool, str)) or not hasattr(value, "__float__"):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    number = float(value)
+    if not low <= number < high or (above and number == low):
+        raise ValueError(f"{name} must be a number in {'(' if above else '['}{low}, {high}), got {value!r}")
+    return number
