@@ -20,13 +20,16 @@ class Network(Graph):
     """A sequence of layers with weights, ready to run, train and explain.
 
     layers: fastlrp layers, each for this network alone. input_shape: of one sample, channels last, as (28, 28, 1).
-    seed: of the initial weights. init: "he" or "truncated_normal" (the original project's).
+    seed: of the initial weights. init: "he", "truncated_normal" (the original project's), or None: the weights are
+        yet to be assigned.
     Shapes are inferred and checked here; ValueError names the layer that does not fit.
     """
 
-    def __init__(self, layers: Sequence[Layer], input_shape: Sequence[int], *, seed: int = 0, init: str = "he"):
+    def __init__(self, layers: Sequence[Layer], input_shape: Sequence[int], *, seed: int = 0,
+                 init: str | None = "he"):
         super().__init__(layers, input_shape)
-        self.reset_params(seed, init)
+        if init is not None:
+            self.reset_params(seed, init)
 
     def reset_params(self, seed: int = 0, init: str = "he") -> None:
         """Draw all weights anew: "he" (He et al. 2015, zero biases) or "truncated_normal" (deviation 0.1, biases

@@ -23,21 +23,19 @@ import numpy as np
 
 from .._version import __version__
 from ..graph import Graph
-from ..layers import LAYERS, Layer, SumPool2d
+from ..layers import LAYERS, Layer
 from ..layers.base import Shape
 from ..network import Network
-from ..shapes import Window
 
 FORMAT, VERSION = "fastlrp", 1
 KINDS = ("network", "parameters")
 TYPES = ("<f4", "<f8")
 
-# What a few bytes may ask for. JSON takes up to 21 times its length in memory, a pool 12 bytes for each position.
+# What a few bytes may ask for. JSON takes up to 21 times its length in memory.
 MOST_BYTES = 2 << 20
 MOST_DIMENSIONS = 32
 MOST_DIGITS = 18
 MOST_VALUES = 1 << 32  # in one sample, anywhere in the network
-MOST_POSITIONS = 1 << 22  # of all sum and average pools
 MOST_NAME = 1000
 
 
@@ -197,10 +195,8 @@ def build(description: Description) -> Network:
     layers = [_layer(entry, f"layers[{i}]") for i, entry in enumerate(description.layers)]
     with np.errstate(over="ignore"):  # a scale beyond float32 is infinite, as when the network was made
         _check_sizes(layers, description.input_shape)
-        # Not Network(...): drawing initial weights takes five times the memory of the file, only to be replaced.
-        net = Network.__new__(Network)
         try:
-            Graph.__init__(net, layers, description.input_shape)
+            net = Network(layers, description.input_shape, init=None)
         except ValueError as error:
             raise Fault(f"layers: {_short(error)}") from None
     stored = {tensor.name: tensor.shape for tensor in description.tensors}
@@ -232,13 +228,9 @@ def _layer(entry: dict[str, Any], place: str) -> Layer:
 
 def _check_sizes(layers: Sequence[Layer], shape: Shape) -> None:
     """Fault where a layer does not fit the one before, or where building or running takes sizes beyond all reason."""
-    positions = 0
     for i, layer in enumerate(layers):
         try:
             _check_shape(shape)
-            positions += _pool_positions(layer, shape) if isinstance(layer, SumPool2d) else 0
-            if positions > MOST_POSITIONS:
-                raise Fault(f"expected at most {MOST_POSITIONS} positions of all sum and average pools up to here")
             shape = layer.infer(shape)
             _check_shape(shape)
         except (TypeError, ValueError) as error:
@@ -248,15 +240,6 @@ def _check_sizes(layers: Sequence[Layer], shape: Shape) -> None:
 def _check_shape(shape: Shape) -> None:
     if prod(shape) > MOST_VALUES:
         raise Fault(f"expected samples of at most {MOST_VALUES} values, got the shape {_short(shape)}")
-
-
-def _pool_positions(layer: SumPool2d, shape: Shape) -> int:
-    """What a pool computes when it is built: a factor for each position, from all taps where padding is left out."""
-    window = Window.fit(shape, layer.kernel, layer.stride, layer.padding)
-    if getattr(layer, "count_include_pad", True):
-        return prod(window.grid)
-    padded = prod(size + sum(pad) for size, pad in zip(shape, window.padding, strict=False))
-    return 3 * padded + prod(window.grid) * prod(layer.kernel) // 32
 
 
 def differences(wanted: dict[str, Shape], stored: dict[str, Shape]) -> str:

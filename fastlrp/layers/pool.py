@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..reference import Array, pad, taps
+from ..reference import Array
 from ..shapes import Window, as_padding, as_pair
 from .base import Layer, Shape
 
@@ -50,31 +50,29 @@ class SumPool2d(Pool2d):
             if scale < 0:
                 self.nonnegative = "unknown"
         self.scale = scale
-
-    def infer(self, in_shape: Shape) -> Shape:
-        out_shape = super().infer(in_shape)
-        self.scales = self._scales().astype(np.float32)
-        return out_shape
+        self._kept: dict[np.dtype, Array] = {}
 
     def _scales(self) -> Array:
-        """The factor of each output position (rows, cols)."""
+        """The factor of each output position (rows, cols), in double precision."""
         scale = 1 / math.sqrt(math.prod(self.kernel)) if self.scale == "sqrt" else self.scale
         return np.full(self.window.grid, scale)
 
+    def _scales_in(self, dtype: np.dtype) -> Array:
+        """The factors in a backend's type: computed at first use, then kept."""
+        found = self._kept.get(dtype)
+        if found is None:
+            found = self._kept[dtype] = self._scales().astype(dtype)
+        return found
+
     def forward(self, ops: Any, x: Array) -> tuple[Array, Any]:
-        return ops.sum_pool(self.window, x, self.scales), None
+        return ops.sum_pool(self.window, x, self._scales_in(ops.dtype)), None
 
     def backward(self, ops: Any, g: Array, x: Array, kept: Any) -> Array:
-        return ops.sum_pool_backward(self.window, g, self.scales)
+        return ops.sum_pool_backward(self.window, g, self._scales_in(ops.dtype))
 
     def norm(self, ops: Any, quotients: Array, x: Array) -> Array:
         """x · backward(quotients): how the Norm rule brings relevance down."""
-        return ops.sum_pool_backward(self.window, quotients, self.scales, x)
-
-    def astype(self, dtype: np.dtype) -> Layer:
-        twin = super().astype(dtype)
-        twin.scales = self._scales().astype(dtype)
-        return twin
+        return ops.sum_pool_backward(self.window, quotients, self._scales_in(ops.dtype), x)
 
 
 class AvgPool2d(SumPool2d):
@@ -91,8 +89,11 @@ class AvgPool2d(SumPool2d):
     def _scales(self) -> Array:
         if self.count_include_pad:
             return np.full(self.window.grid, 1 / math.prod(self.kernel))
-        ones = np.ones((1, *self.window.in_shape[:2], 1))
-        return 1 / taps(pad(ones, self.window), self.window).sum(axis=(0, 3, 4, 5))
+        starts = [np.arange(n) * step - pad for n, step, (pad, _) in
+                  zip(self.window.grid, self.stride, self.window.padding, strict=True)]
+        rows, cols = (np.minimum(start + k, size) - np.maximum(start, 0) for start, k, size in
+                      zip(starts, self.kernel, self.window.in_shape[:2], strict=True))
+        return 1 / np.outer(rows, cols)
 
 
 class MaxPool2d(Pool2d):

@@ -1,0 +1,778 @@
+"""Saved networks: what goes in comes out, bit for bit; what is damaged or hostile is refused, quickly and by name."""
+
+import hashlib
+import io
+import json
+import os
+import random
+import signal
+import stat
+import struct
+import time
+import tracemalloc
+import warnings
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastlrp
+from fastlrp import io as files
+from fastlrp.errors import FormatError
+from fastlrp.io import archive, description
+from fastlrp.layers import LAYERS, Layer
+
+GOLDEN = Path(__file__).parent / "golden" / "format1.npz"
+JSON, CHECKSUM = "fastlrp.json.npy", "fastlrp.sha256.npy"
+
+
+def every_layer():
+    """A network that has every class of layer, with options off their defaults."""
+    f = fastlrp
+    return f.Network([
+        f.Format(0, 2), f.Normalize([0.5, 1, 1.5], 0.75), f.Pad2d(((1, 0), (0, 2)), value=0.5),
+        f.Conv2d(6, (3, 2), stride=(1, 2), padding=((1, 0), (0, 1)), groups=3, bias=False), f.LeakyReLU(0.125),
+        f.SumPool2d(2, 1, scale="sqrt"), f.Conv2d(4, 3, padding="same", dilation=(2, 1), name="blocks/0/conv é"),
+        f.ReLU(), f.AvgPool2d(3, stride=1, padding=1, count_include_pad=False), f.Abs(), f.MaxPool2d(2, padding="same"),
+        f.SumPool2d((2, 1), padding=(1, 0), scale=0.5), f.Softplus(), f.Dropout(0.25), f.Reshape((-1, 4)), f.Flatten(),
+        f.Linear(7), f.Tanh(), f.Linear(5, bias=False), f.Sigmoid(), f.Linear(3, name="..")], input_shape=(9, 10, 3))
+
+
+def pattern(count):
+    """Values that every machine has exactly: multiples of 1/64 in [−0.5, 0.5)."""
+    return ((np.arange(count) * 37 + 11) % 64 - 32) / 64
+
+
+def fill(net):
+    for layer in net.weighted:
+        for key, value in layer.parameters.items():
+            setattr(layer, key, pattern(value.size).reshape(value.shape))
+    return net
+
+
+def inputs(net, n=2):
+    return (pattern(n * int(np.prod(net.input_shape))) + 0.5).reshape(n, *net.input_shape)
+
+
+def state(net):
+    """All that a file holds, to compare."""
+    return net.input_shape, [(type(layer), layer.name, layer.config(), {
+        key: (value.dtype, value.tobytes()) for key, value in getattr(layer, "parameters", {}).items()})
+        for layer in net.layers]
+
+
+def tiny(seed=0, out=2):
+    return fastlrp.Network([fastlrp.ReLU(), fastlrp.Linear(out)], input_shape=(2,), seed=seed)
+
+
+@pytest.fixture(scope="module")
+def net():
+    return every_layer()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "net.npz"
+
+
+# ------------------------------------------------------------------------------------------ there and back
+
+
+def test_every_layer_comes_back(net, path):
+    assert {type(layer) for layer in net.layers} == set(LAYERS.values())
+    net.save(path)
+    loaded = files.load(path)
+    assert type(loaded) is fastlrp.Network and state(loaded) == state(net)
+    x = inputs(net)
+    np.testing.assert_array_equal(loaded.forward(x), net.forward(x))
+    for composite in ("epsilon_plus_flat", "gradient"):
+        np.testing.assert_array_equal(loaded.explain(x, composite=composite).relevance,
+                                      net.explain(x, composite=composite).relevance)
+    loaded.layers[-1].bias = np.ones(3)  # a loaded network can be changed, trained and saved like any other
+    loaded.reset_params(seed=3)
+
+
+@pytest.mark.parametrize("layer", [
+    fastlrp.Pad2d(1, value=-np.inf), fastlrp.Normalize(np.float32(0.1), [1, 2]), fastlrp.Reshape(-1),
+    fastlrp.LeakyReLU(1e-320), fastlrp.Conv2d(2, [1, 1], padding=[[0, 1], [2, 3]]), fastlrp.Format(0.1, 1 / 3),
+    fastlrp.AvgPool2d(1, count_include_pad=np.bool_(False)), fastlrp.SumPool2d(1, scale=np.float64(1) / 3)], ids=repr)
+def test_options_come_back(layer, path):
+    net = fastlrp.Network([layer], input_shape=(3, 3, 2))
+    net.save(path)
+    assert state(files.load(path)) == state(net)
+    assert repr(files.load(path).layers[0]) == repr(layer)
+
+
+def test_parameters_alone(net, path):
+    other = every_layer()
+    other.reset_params(seed=1)
+    for save in (files.save_params, files.save):
+        save(other, path)
+        target = every_layer()
+        assert target.load_params(path) is None
+        assert state(target) == state(other) != state(net)
+
+
+def test_parameters_of_nan_and_infinity(path):
+    net = tiny()
+    net.layers[1].weight = [[np.nan, np.inf], [-np.inf, -0.0]]
+    net.save(path)
+    assert state(files.load(path)) == state(net)
+
+
+def test_a_float64_twin_keeps_its_bits_and_loads_as_float32(path):
+    net = tiny()
+    twin = net.to_numpy()
+    twin.layers[1].weight = twin.layers[1].weight + 1e-12
+    twin.save(path)
+    assert np.load(path)["linear1/weight"].dtype == np.float64
+    assert state(files.load(path)) == state(net)
+    again = tiny(seed=1).to_numpy()
+    again.load_params(path)
+    assert state(again) == state(twin)
+    twin.layers[1].weight = np.full((2, 2), 1e39)
+    twin.save(path)
+    with pytest.raises(FormatError, match=r"linear1/weight.*beyond the range of float32"):
+        files.load(path)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.longdouble])
+def test_other_precisions(dtype, path):
+    twin = tiny().to_numpy(dtype)
+    if dtype == np.longdouble:
+        with pytest.raises(ValueError, match="cannot be saved in"):
+            twin.save(path)
+        return
+    twin.save(path)
+    again = tiny(seed=1).to_numpy(dtype)
+    again.load_params(path)
+    assert state(again) == state(twin)
+
+
+def test_numpy_reads_the_file_without_pickle(net, path):
+    net.save(path)
+    with np.load(path, allow_pickle=False) as arrays:
+        assert arrays.files[:2] == ["fastlrp.json", "fastlrp.sha256"]
+        assert json.loads(bytes(arrays["fastlrp.json"]))["version"] == 1
+        np.testing.assert_array_equal(arrays["conv1/weight"], net.layers[3].weight)
+        np.testing.assert_array_equal(arrays["blocks%2F0%2Fconv%20%C3%A9/bias"], net.layers[6].bias)
+        np.testing.assert_array_equal(arrays["%2E%2E/bias"], net.layers[-1].bias)
+        assert all(arrays[name].dtype.kind in "uf" for name in arrays.files)
+
+
+def test_the_same_network_gives_the_same_bytes(net, path, tmp_path):
+    net.save(path)
+    files.load(path).save(tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == path.read_bytes()
+
+
+def test_sizes_beyond_32_bits(net, path, monkeypatch):
+    """With the limit of zip's 32-bit fields at 100 bytes, zipfile writes what it writes for 4 GB."""
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 100)
+    net.save(path)
+    assert b"PK\6\6" in path.read_bytes()
+    assert state(files.load(path)) == state(net)
+
+
+def test_format_1_is_read_for_good():
+    """format1.npz is `fill(every_layer())` as fastlrp 0.1.0 saved it. It is never written anew: a later format gets a
+    file of its own."""
+    net = files.load(GOLDEN)
+    assert json.loads(bytes(np.load(GOLDEN)["fastlrp.json"]))["version"] == 1
+    assert [type(layer).__name__ for layer in net.layers] == [
+        "Format", "Normalize", "Pad2d", "Conv2d", "LeakyReLU", "SumPool2d", "Conv2d", "ReLU", "AvgPool2d", "Abs",
+        "MaxPool2d", "SumPool2d", "Softplus", "Dropout", "Reshape", "Flatten", "Linear", "Tanh", "Linear", "Sigmoid",
+        "Linear"]
+    for layer in net.weighted:
+        for value in layer.parameters.values():
+            np.testing.assert_array_equal(value.ravel(), pattern(value.size))
+    np.testing.assert_allclose(net.forward(inputs(net)), [[-0.4183841, 0.5666660, -0.4545265],
+                                                          [-0.4232476, 0.5651059, -0.4522014]], rtol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------ what cannot be saved
+
+
+class Doubled(fastlrp.ReLU):
+    pass
+
+
+@pytest.mark.parametrize(("layer", "message"), [
+    (Doubled(), "Doubled is not one of fastlrp's own layers"),
+    (type("ReLU", (Layer,), {})(), "ReLU is not one of fastlrp's own layers"),
+    (fastlrp.Linear(1, name=""), "layer name '' cannot be stored"),
+    (fastlrp.Linear(1, name="\ud800"), "cannot be stored"),
+    (fastlrp.Linear(1, name="n" * 1001), "cannot be stored"),
+    (fastlrp.Normalize([0.1] * 500_000, 1), "at most 2097152 bytes")], ids=range(6))
+def test_save_refuses_what_load_would_refuse(layer, message, path):
+    shape = (500_000,) if isinstance(layer, fastlrp.Normalize) else (1,)
+    with pytest.raises(ValueError, match=message):
+        fastlrp.Network([layer], input_shape=shape).save(path)
+    assert not list(path.parent.iterdir())
+
+
+def test_only_sequences_so_far(path):
+    net = fastlrp.Network([fastlrp.ReLU(), fastlrp.ReLU()], input_shape=(1,))
+    net.nodes[1] = type(net.nodes[1])(net.nodes[1].layer, (0,))
+    with pytest.raises(ValueError, match=r"layers\[1\].inputs: expected \[1\]"):
+        net.save(path)
+
+
+@pytest.mark.parametrize("call", [lambda p: files.save(None, p), lambda p: files.save_params([], p),
+                                  lambda p: files.load_params(3, p), lambda p: files.load(3),
+                                  lambda p: tiny().save(None)])
+def test_wrong_arguments(call, path):
+    with pytest.raises(TypeError):
+        call(path)
+
+
+# ------------------------------------------------------------------------------------------ writing
+
+
+@pytest.mark.parametrize("kind", [str, Path, os.fsencode])
+def test_the_path_is_taken_as_it_is(kind, tmp_path):
+    tiny().save(kind(tmp_path / "model"))
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+    assert state(files.load(kind(tmp_path / "model"))) == state(tiny())
+
+
+def test_permissions_and_links_as_with_open(tmp_path):
+    new, old, link = tmp_path / "new", tmp_path / "old", tmp_path / "link"
+    old.write_bytes(b"before")
+    old.chmod(0o604)
+    link.symlink_to("old")
+    umask = os.umask(0o026)
+    try:
+        tiny().save(new)
+        tiny().save(link)
+    finally:
+        os.umask(umask)
+    assert [stat.S_IMODE(p.stat().st_mode) for p in (new, old)] == [0o640, 0o604]
+    assert link.is_symlink() and old.read_bytes() == new.read_bytes()
+
+
+def test_paths_that_are_no_files(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(ValueError, match="expected a file to write or replace"):
+            tiny().save(place)
+    with pytest.raises(FileNotFoundError):
+        tiny().save(tmp_path / "missing" / "net.npz")
+    with pytest.raises(FileNotFoundError):
+        files.load(tmp_path / "missing.npz")
+    with pytest.raises(IsADirectoryError):
+        files.load(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["pipe"]
+
+
+@pytest.mark.parametrize("existing", [True, False])
+@pytest.mark.parametrize(("where", "name", "error"), [
+    (os, "fsync", OSError(28, "No space left on device")), (os, "replace", PermissionError("no")),
+    (archive, "raw_bytes", KeyboardInterrupt()), (zipfile.ZipFile, "open", MemoryError())],
+    ids=["fsync", "replace", "interrupt", "open"])
+def test_a_failing_save_leaves_the_old_file_alone(where, name, error, existing, path, monkeypatch):
+    if existing:
+        tiny().save(path)
+    before = {p: p.read_bytes() for p in path.parent.iterdir()}
+    calls = []
+
+    def fail(*args, **kwargs):
+        calls.append(len(list(path.parent.iterdir())))  # the temporary file is there by now
+        raise error
+
+    monkeypatch.setattr(where, name, fail)
+    with pytest.raises(type(error)):
+        tiny(seed=1).save(path)
+    monkeypatch.undo()
+    assert calls and calls[0] == len(before) + 1
+    assert {p: p.read_bytes() for p in path.parent.iterdir()} == before
+
+
+def test_a_folder_that_cannot_be_synced_is_no_error(path, monkeypatch):
+    real, synced = os.fsync, []
+
+    def fsync(handle):
+        synced.append(stat.S_ISDIR(os.fstat(handle).st_mode))
+        if synced[-1]:
+            raise OSError(22, "Invalid argument")
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    tiny().save(path)
+    assert synced == [False, True]
+    assert state(files.load(path)) == state(tiny())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_killed_while_saving(path):
+    """Twelve times, at any moment: the file is always one of the two networks, whole."""
+    nets = [fastlrp.Network([fastlrp.Linear(300)], input_shape=(400,), seed=seed) for seed in (0, 1)]
+    known = [state(net) for net in nets]
+    found, rng = [], random.Random(4)
+    for _ in range(12):
+        ready, started = os.pipe()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # the child runs no threads
+            child = os.fork()
+        if not child:
+            try:
+                for i in range(10_000):
+                    nets[i % 2].save(path)
+                    os.write(started, b"!")
+            finally:
+                os._exit(1)
+        os.read(ready, 1)
+        time.sleep(rng.uniform(0, 0.03))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(ready), os.close(started)
+        found.append(known.index(state(files.load(path))))
+    assert len(found) == 12
+
+
+# ------------------------------------------------------------------------------------------ damaged files
+
+
+def outcome(path, data, load=files.load):
+    """The state of the network in these bytes, or None where they are refused by a FormatError that names the file."""
+    path.unlink(missing_ok=True)  # some file systems wait for the disk when a file is overwritten
+    path.write_bytes(data)
+    try:
+        return state(load(path))
+    except FormatError as error:
+        assert str(error).startswith(f"{path}: ") and len(str(error)) < 2000
+        return None
+
+
+@pytest.fixture
+def good(path):
+    """The bytes of the smallest network with weights."""
+    tiny().save(path)
+    return path.read_bytes()
+
+
+def test_cut_off_at_every_byte(good, path):
+    assert all(outcome(path, good[:end]) is None for end in range(len(good)))
+
+
+def test_every_bit_flipped(good, path):
+    """Every bit of zip's and NumPy's headers, and every byte of the data."""
+    known, same = state(tiny()), []
+    data = {i for content in unpack(good).values() for i in range(good.index(content) + 128, good.index(content)
+                                                                 + len(content))}
+    for i in range(len(good)):
+        for flip in [255] if i in data else [1 << bit for bit in range(8)]:
+            found = outcome(path, good[:i] + bytes([good[i] ^ flip]) + good[i + 1:])
+            assert found in (None, known), f"byte {i} ^ {flip} gives another network"
+            same += [i] * (found is not None)
+    # Idle is only what a zip file says of times, versions, disks and attributes: 22 bytes a member, 6 at the end.
+    assert len(set(same)) == 22 * len(unpack(good)) + 6
+
+
+def mutated(data, rng):
+    """Some bytes changed, inserted, removed, repeated or set to extremes."""
+    data = bytearray(data)
+    for _ in range(rng.choice([1, 1, 2, 5])):
+        at, length = rng.randrange(len(data)), rng.choice([1, 1, 2, 4, 8, 30])
+        data[at:at + rng.choice([0, length])] = rng.choice([
+            b"", rng.randbytes(length), b"\0" * length, b"\xff" * length, data[at:at + length],
+            data[(there := rng.randrange(len(data))):there + length]])
+    return bytes(data)
+
+
+@pytest.mark.parametrize("load", ["load", "load_params"])
+def test_random_mutations(good, path, load):
+    target, known, rng = tiny(seed=1), state(tiny()), random.Random(5)
+    before = state(target)
+
+    def load_params(path):
+        target.load_params(path)
+        return target
+
+    for _ in range(3000 if load == "load" else 1000):
+        found = outcome(path, mutated(good, rng), files.load if load == "load" else load_params)
+        assert found in (None, known)
+        if load == "load_params" and found is None:
+            assert state(target) == before
+        target.reset_params(seed=1)
+
+
+def test_failing_loads_keep_no_files_open(good, path):
+    path.write_bytes(good[:-40] + good[-22:])
+    handles = Path("/proc/self/fd")
+    before = len(list(handles.iterdir())) if handles.exists() else 0
+    errors = []
+    for _ in range(20):
+        with pytest.raises(FormatError) as error:
+            files.load(path)
+        errors.append(error)  # with its traceback
+    assert not handles.exists() or len(list(handles.iterdir())) == before
+
+
+# ------------------------------------------------------------------------------------------ hostile files
+
+
+def npy(array, pickled=False):
+    file = io.BytesIO()
+    np.lib.format.write_array(file, np.asarray(array), allow_pickle=pickled)
+    return file.getvalue()
+
+
+def unpack(data):
+    with zipfile.ZipFile(io.BytesIO(data)) as file:
+        return {name: file.read(name) for name in file.namelist()}
+
+
+def pack(members, method=zipfile.ZIP_STORED):
+    """A zip file of (name, bytes) pairs."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", method) as zipped, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # duplicate names
+        for name, data in members.items() if isinstance(members, dict) else members:
+            zipped.writestr(zipfile.ZipInfo(name), data, method)
+    return file.getvalue()
+
+
+def sealed(members, text):
+    """The file with another description and the checksum to it."""
+    text = text if isinstance(text, bytes) else json.dumps(text).encode()
+    return pack({**members, JSON: npy(np.frombuffer(text, np.uint8)),
+                 CHECKSUM: npy(np.frombuffer(hashlib.sha256(text).digest(), np.uint8))})
+
+
+def describe(data):
+    return json.loads(bytes(np.load(io.BytesIO(data))["fastlrp.json"]))
+
+
+def refused(path, data, match, load=files.load):
+    """FormatError that names the file and says `match`, with less memory than four times the file and 64 MB."""
+    path.write_bytes(data)
+    tracemalloc.start()
+    try:
+        with pytest.raises(FormatError, match=match) as error:
+            load(path)
+        assert tracemalloc.get_traced_memory()[1] < 4 * len(data) + (64 << 20)
+    finally:
+        tracemalloc.stop()
+    assert str(error.value).startswith(f"{path}: ")
+
+
+class Trap:
+    """Unpickling it makes a folder."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+def test_object_arrays_are_refused_unread(good, path, tmp_path):
+    members, name = unpack(good), "linear1/weight.npy"
+    trap = npy(np.array([Trap(tmp_path / "sprung")], object), pickled=True)
+    refused(path, pack({**members, name: trap}), r"linear1/weight.*expected 144 bytes")
+    header = trap[:128]
+    refused(path, pack({**members, name: header + members[name][128:]}), r"linear1/weight.*header.*\|O")
+    refused(path, pack({**members, JSON: trap}), "fastlrp.json.*header")
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_a_zip_bomb(good, path):
+    members = {**unpack(good), "linear1/weight.npy": npy(np.zeros((2000, 2000), np.float32))}
+    data = pack(members, zipfile.ZIP_DEFLATED)
+    assert len(data) < 200_000
+    refused(path, data, "compressed")
+    text = describe(good)
+    text["tensors"][0]["shape"] = [2000, 2000]
+    stored = unpack(sealed(members, text))
+    refused(path, pack(stored, zipfile.ZIP_DEFLATED), "fastlrp.json.*compressed")
+
+
+@pytest.mark.parametrize("size", [1 << 20, 0xFFFFFFFE, 0xFFFFFFFF])
+def test_a_member_that_declares_more_than_there_is(size, good, path):
+    for fields in ([24], [20, 24]):  # the size, both sizes
+        data = bytearray(good)
+        entry = data.index(b"linear1/weight.npy", data.index(b"PK\1\2")) - 46
+        for field in fields:
+            data[entry + field:entry + field + 4] = struct.pack("<L", size)
+        refused(path, bytes(data), "linear1/weight")
+
+
+def test_members_beside_those_described(good, path):
+    members = unpack(good)
+    for name in ("../evil.npy", "/etc/evil.npy", "linear1/gain.npy", "inner.zip", "LINEAR1/weight.npy", "x/"):
+        refused(path, pack({**members, name: good}), f"member '{name}': unknown")
+    for name in members:
+        refused(path, pack([*members.items(), (name, members[name])]), f"second entry for member '{name}'")
+        rest = {other: data for other, data in members.items() if other != name}
+        refused(path, pack(rest), f"{name}.*(missing|not a file that fastlrp saved)")
+    refused(path, pack({**members, "é.npy": b""}), "member name in ASCII")
+    refused(path, pack([(f"{i}", b"") for i in range(20_001)]), "at most 20000 members")
+
+
+def test_encrypted_members(good, path):
+    data = bytearray(good)
+    data[6] = data[data.index(b"PK\1\2") + 8] = 1
+    refused(path, bytes(data), "fastlrp.json.*encrypted")
+
+
+def test_a_member_inside_another(good, path):
+    """Two entries share bytes: the first declares its own and those of the member after it."""
+    data = bytearray(pack({"outer.npy": b"1234", "inner.npy": b"5678"}))
+    start, directory = data.index(b"1234"), data.index(b"PK\1\2")
+    size = data.index(b"5678") + 4 - start
+    for record, offset in ((0, 14), (directory, 16)):
+        struct.pack_into("<3L", data, record + offset, zlib.crc32(data[start:start + size]), size, size)
+    refused(path, bytes(data), "'inner.npy': declared at byte 43 .* expected at byte")
+
+
+def test_bytes_between_before_and_after(good, path):
+    directory = good.index(b"PK\1\2")
+    for data in (b"#!/bin/sh\n" + good, good + b"\0", good + good, good[:directory] + b"gap" + good[directory:]):
+        refused(path, data, "byte|directory")
+    with_comment = bytearray(good + b"comment")
+    with_comment[len(good) - 2] = 7
+    refused(path, bytes(with_comment), "no end record")
+
+
+@pytest.mark.parametrize("data", [b"", b"PK", b"\x80\x04K\x01.", b"\x93NUMPY\x01\x00", b"PK\5\6" + b"\0" * 18,
+                                  b"\0" * 1000])
+def test_other_files(data, path):
+    refused(path, data, "end record|not a file that fastlrp saved")
+
+
+def test_other_numpy_archives(path):
+    for save in (np.savez, np.savez_compressed):
+        save(path, x=np.ones(3))
+        refused(path, path.read_bytes(), "not a file that fastlrp saved|compressed")
+
+
+def test_a_newer_version_is_named(good, path):
+    text, members = describe(good), unpack(good)
+    text |= {"version": 2, "fastlrp": "9.9", "checksums": "elsewhere"}
+    newer = {**unpack(sealed(members, text)), "new.npy": b""}
+    del newer[CHECKSUM]
+    for load in (files.load, lambda path: files.load_params(tiny(), path)):
+        refused(path, pack(newer), r"version 2 of the format, written by fastlrp '9.9'.*supports version 1", load)
+
+
+def test_checksums(good, path):
+    members, text = unpack(good), describe(good)
+    changed = members["linear1/bias.npy"][:-1] + b"\1"
+    refused(path, pack({**members, "linear1/bias.npy": changed}), r"linear1/bias.*SHA-256")
+    refused(path, pack({**members, CHECKSUM: npy(np.zeros(32, np.uint8))}), r"description: its SHA-256")
+    text["layers"][1]["name"] = "linear2"
+    refused(path, pack({**members, JSON: unpack(sealed(members, text))[JSON]}), r"description: its SHA-256")
+
+
+LISTED = {  # what a description may hold instead: place, value, and what the error says
+    "no object": ((), [], "expected an object"),
+    "other format": (("format",), "onnx", '"format": "fastlrp"'),
+    "version 0": (("version",), 0, "version: expected a whole number"),
+    "version true": (("version",), True, "version: expected a whole number"),
+    "version 1.0": (("version",), 1.0, "version: expected a whole number"),
+    "kind": (("kind",), "optimiser", "kind: expected"),
+    "kind list": (("kind",), [], "kind: expected"),
+    "writer": (("fastlrp",), None, "fastlrp: expected str"),
+    "unknown key": (("more",), 1, "expected the keys"),
+    "empty input": (("input_shape",), [], "input_shape: expected 1 to 32 positive"),
+    "zero input": (("input_shape",), [0], "input_shape: expected 1 to 32 positive"),
+    "text input": (("input_shape",), "2", "input_shape: expected list"),
+    "true input": (("input_shape",), [True], "input_shape: expected 1 to 32 positive"),
+    "huge input": (("input_shape",), [10**17, 10**17], "at most 4294967296 values"),
+    "many dimensions": (("input_shape",), [1] * 33, "input_shape: expected 1 to 32 positive"),
+    "many digits": (("input_shape",), [10**4000], "at most 18 digits"),
+    "no layers": (("layers",), [], "at least one layer"),
+    "layers object": (("layers",), {}, "layers: expected list"),
+    "layer text": (("layers", 0), "ReLU", r"layers\[0\]: expected an object"),
+    "layer key": (("layers", 0, "dtype"), "f4", r"layers\[0\]: expected the keys"),
+    "layer class": (("layers", 0, "class"), "Convolution3d", r"layers\[0\].class: .*, but not 'Convolution3d'"),
+    "layer base": (("layers", 0, "class"), "Layer", r"layers\[0\].class: .*, but not 'Layer'"),
+    "layer name": (("layers", 0, "name"), 3, "name: expected str"),
+    "same names": (("layers", 0, "name"), "linear1", "names must differ"),
+    "other class": (("layers", 1, "class"), "ReLU", r"layers\[1\] \(ReLU 'linear1'\).*unexpected keyword"),
+    "no option": (("layers", 1, "config"), {}, r"layers\[1\].*missing"),
+    "option": (("layers", 1, "config", "in"), 2, r"layers\[1\].*unexpected keyword"),
+    "name option": (("layers", 1, "config", "name"), "a", r"layers\[1\].*multiple values"),
+    "negative out": (("layers", 1, "config", "out"), -1, r"layers\[1\].*at least 1"),
+    "huge out": (("layers", 1, "config", "out"), 10**12, "4294967296 values"),
+    "large out": (("layers", 1, "config", "out"), 10**6, r"tensors.*\(2, 1000000\) in the network"),
+    "out text": (("layers", 1, "config", "out"), "2", "must be an int"),
+    "bias 1": (("layers", 1, "config", "bias"), 1, "True or False"),
+    "bias missing": (("layers", 1, "config", "bias"), False, "linear1/bias: not there in the network"),
+    "inputs": (("layers", 1, "inputs"), [0], r"layers\[1\].inputs: expected \[1\]"),
+    "two inputs": (("layers", 1, "inputs"), [0, 1], r"layers\[1\].inputs: expected \[1\]"),
+    "tensor list": (("tensors", 0), [], r"tensors\[0\]: expected an object"),
+    "tensor name": (("tensors", 0, "name"), "linear2/weight", "linear1/weight.npy': unknown"),
+    "tensor path": (("tensors", 0, "name"), "weight", "cannot be stored"),
+    "tensor twice": (("tensors", 0, "name"), "linear1/bias", "different names"),
+    "tensor shape": (("tensors", 0, "shape"), [2, 3], "expected 152 bytes"),
+    "turned shape": (("tensors", 0, "shape"), [4, 1], r"\(4, 1\) in the file"),
+    "huge shape": (("tensors", 0, "shape"), [10**17] * 32, "expected 4"),
+    "object type": (("tensors", 0, "dtype"), "|O", r"dtype: expected one of"),
+    "big-endian": (("tensors", 0, "dtype"), ">f4", r"dtype: expected one of"),
+    "checksum": (("tensors", 0, "sha256"), "0" * 64, "SHA-256"),
+    "checksum number": (("tensors", 0, "sha256"), 0, "sha256: expected str"),
+}
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_descriptions(name, good, path):
+    """The checksum being right, the content is checked all the same."""
+    place, value, message = LISTED[name]
+    text = describe(good)
+    if place:
+        node = text
+        for key in place[:-1]:
+            node = node[key]
+        node[place[-1]] = value
+    refused(path, sealed(unpack(good), text if place else value), message)
+
+
+def one_layer(kind, config, shape):
+    return {"format": "fastlrp", "version": 1, "fastlrp": "0.1.0", "kind": "network", "input_shape": shape,
+            "layers": [{"class": kind, "name": "a", "config": config, "inputs": [0]}], "tensors": []}
+
+
+ONE, NONE = [1, 1], [[0, 0], [0, 0]]
+
+
+@pytest.mark.parametrize(("kind", "config", "shape", "message"), [
+    ("Pad2d", {"padding": [[10**17, 0], [0, 0]]}, [3, 3, 1], "at most 4294967296 values"),
+    ("Conv2d", {"out": 1, "kernel": [10**9, 1], "padding": "same"}, [3, 3, 1], r"\(1000000000, 1, 1, 1\) in the"),
+    ("Reshape", {"shape": [9] * 200_000}, [9], "at most 32 whole numbers"),
+    ("Reshape", {"shape": [1] * 31 + [-1, -1]}, [2], "at most 32 whole numbers"),
+    ("Reshape", {"shape": [3, -1]}, [2], "cannot reshape"),
+    ("SumPool2d", {"kernel": ONE, "scale": "x"}, [4, 4, 1], "scale must be"),
+    ("SumPool2d", {"kernel": ONE, "scale": None}, [4, 4, 1], r"layers\[0\]"),
+    ("SumPool2d", {"kernel": ONE, "scale": 10**17}, [4, 4, 1], "config.scale: expected what SumPool2d keeps"),
+    ("AvgPool2d", {"kernel": ONE, "count_include_pad": "no"}, [4, 4, 1], "count_include_pad: .* True, got 'no'"),
+    ("AvgPool2d", {"kernel": ONE, "scale": 1.0}, [4, 4, 1], "unexpected keyword"),
+    ("Conv2d", {"out": 3, "kernel": 2.5}, [3, 3, 1], "must be an int"),
+    ("Conv2d", {"out": 1, "kernel": [[1], 1]}, [3, 3, 1], "must be an int"),
+    ("Conv2d", {"out": 1, "kernel": ONE, "groups": 0}, [3, 3, 1], "at least 1"),
+    ("Conv2d", {"out": 1, "kernel": [4, 4]}, [3, 3, 1], "does not fit"),
+    ("ReLU", {"self": 1}, [1], r"layers\[0\]"), ("Reshape", {"shape": "12"}, [2], "config.shape: expected"),
+    ("Reshape", {"shape": [[2]]}, [2], r"layers\[0\]"), ("Reshape", {"shape": {}}, [2], "config.shape: expected"),
+    ("Dropout", {"rate": 1.0}, [2], "rate must be"), ("Dropout", {"rate": "0.5"}, [2], r"layers\[0\]"),
+    ("LeakyReLU", {"slope": [0.5, 1.0]}, [2], r"layers\[0\]"), ("LeakyReLU", {"slope": 1}, [2], "config.slope: expect"),
+    ("Format", {"low": float("nan")}, [2], "must be finite"), ("Format", {"high": float("inf")}, [2], "must be finite"),
+    ("Normalize", {"mean": "0", "std": 1.0}, [2], "config.mean: expected"),
+    ("Normalize", {"mean": [[1.0], 2.0], "std": 1.0}, [2], r"layers\[0\]"),
+    ("Normalize", {"mean": 0.0, "std": float("nan")}, [2], "finite numbers"),
+    ("Normalize", {"mean": {}, "std": 1.0}, [2], r"layers\[0\]"),
+    ("Normalize", {"mean": [1.0] * 3, "std": 1.0}, [2], "3 values, the input 2")], ids=lambda value: str(value)[:40])
+def test_options_that_no_layer_has(kind, config, shape, message, path):
+    start = time.monotonic()
+    refused(path, sealed({}, one_layer(kind, config, shape)), f"description: .*{message}")
+    assert time.monotonic() - start < 2
+
+
+@pytest.mark.parametrize(("kind", "config", "shape"), [
+    ("SumPool2d", {"kernel": ONE, "stride": ONE, "padding": NONE, "scale": 1.0}, [60_000, 60_000, 1]),
+    ("AvgPool2d", {"kernel": ONE, "count_include_pad": True}, [10**9, 4, 1]),
+    ("AvgPool2d", {"kernel": [500, 500], "stride": ONE, "count_include_pad": False}, [60_000, 60_000, 1])])
+def test_pools_compute_nothing_when_they_are_read(kind, config, shape, path):
+    """A few bytes that declare a huge pool take no memory: its factors are computed when it first runs."""
+    path.write_bytes(sealed({}, one_layer(kind, config, shape)))
+    tracemalloc.start()
+    files.load(path)
+    assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("text", [b"[" * 2_000_000, b"[" * 900 + b"]" * 900, b"[" + b"[]," * 690_000 + b"[]]",
+                                  b"[" + b"{}," * 690_000 + b"{}]", b'{"a":1,"a":1}', b"{", b"\xff\xfe", b"nul", b"",
+                                  b'{"format": "fastlrp", "version": 1e999}', b" " * ((2 << 20) + 1)],
+                         ids=lambda text: repr(text[:12]))
+def test_texts_that_are_no_description(text, path):
+    refused(path, sealed({}, text), "fastlrp.json|description")
+
+
+def grafted(node, rng):
+    """The JSON value with one of its values replaced by something that does not belong there."""
+    values = [None, True, 0, 1, -1, 2, 3, 10**17, 0.5, 1e308, float("nan"), "", "same", "sqrt", "ReLU", [], {}, [1, 1],
+              [[1, 2], [0, 1]], [3, 2], [10**6, 10**6], [10**9, 10**9, 1], {"out": 2}, "linear1/weight", "conv1"]
+    if not isinstance(node, (dict, list)) or not node or rng.random() < 0.15:
+        return rng.choice(values)
+    keys = list(node) if isinstance(node, dict) else range(len(node))
+    key = rng.choice(keys)
+    if rng.random() < 0.1:
+        changed = dict(node) if isinstance(node, dict) else list(node)
+        del changed[key]
+        return changed
+    changed = dict(node) if isinstance(node, dict) else list(node)
+    changed[key] = grafted(node[key], rng)
+    return changed
+
+
+def test_random_descriptions(net, path):
+    """Behind right checksums: refused, or a network (of other options, perhaps); never another error."""
+    net.save(path)
+    data = path.read_bytes()
+    members, text, rng = unpack(data), describe(data), random.Random(6)
+    loaded = 0
+    for _ in range(1500):
+        changed = {**text, "layers": list(text["layers"])}
+        for _ in range(rng.choice([1, 1, 2])):
+            if rng.random() < 0.7:
+                i = rng.randrange(len(text["layers"]))
+                changed["layers"][i] = grafted(changed["layers"][i], rng)
+            else:
+                changed = grafted(changed, rng)
+                break
+        loaded += outcome(path, sealed(members, changed)) is not None
+    assert loaded
+
+
+# ------------------------------------------------------------------------------------------ loading parameters
+
+
+def test_parameters_of_another_network(path):
+    def make(out, name):
+        return fastlrp.Network([fastlrp.Linear(out, name="first"), fastlrp.Linear(3, name=name)], input_shape=(2,))
+
+    make(5, "second").save_params(path)
+    target = make(4, "third")
+    before = state(target)
+    with pytest.raises(ValueError, match=r"net has other parameters than .*net.npz: first/weight: \(2, 4\) in the "
+                       r"network, \(2, 5\) in the file; first/bias: .*third/weight: .*not there in the file.*"
+                       r"second/bias: not there in the network") as error:
+        target.load_params(path)
+    assert not isinstance(error.value, FormatError)
+    assert state(target) == before
+    with pytest.raises(FormatError, match="holds parameters alone"):
+        files.load(path)
+
+
+def test_nothing_is_assigned_unless_everything_is_right(path):
+    other, target = every_layer(), every_layer()
+    other.reset_params(seed=1)
+    other.save_params(path)
+    data = bytearray(path.read_bytes())
+    data[data.rindex(b"PK\3\4") + 180] ^= 1  # in the last member
+    path.write_bytes(data)
+    before = state(target)
+    with pytest.raises(FormatError, match="CRC"):
+        target.load_params(path)
+    assert state(target) == before
+
+
+def test_memory_of_a_load(path):
+    net = fastlrp.Network([fastlrp.Linear(2000), fastlrp.Linear(1000)], input_shape=(1000,))
+    net.save(path)
+    size = path.stat().st_size
+    for load in (files.load, net.load_params):
+        tracemalloc.start()
+        load(path)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 2.5 * size
+
+
+def test_limits_agree():
+    """The archive takes as many members as the longest description can list."""
+    entry = len(json.dumps({"name": "a/b", "shape": [1], "dtype": "<f4", "sha256": "0" * 64}))
+    assert description.MOST_BYTES // entry < archive.MOST_MEMBERS
