@@ -27,8 +27,8 @@ class Explanation:
     relevance: Array  # shape and layout of the input
     output: Array  # of the explained layer: logits (N, outputs) unless start_layer says otherwise
     target: Array | None  # class explained for each sample (N,); None where the start was given as an array
+    start: Array  # relevance at the explained layer's output
     layers: dict[str, Array] = field(default_factory=dict)  # relevance of each layer's output, with layers=True
-    start: Array | None = None  # relevance at the explained layer's output
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def _allocate(graph: Graph, x: Array, request: Request, layers: bool) -> Explana
                                                                       shapes[request.end])]
     found = {graph.layers[i].name: np.empty((len(x), *shapes[i + 1]), graph.ops.dtype)
              for i in range(request.end)} if layers else {}
-    return Explanation(empty[0], empty[1], None, found, empty[2])
+    return Explanation(empty[0], empty[1], None, empty[2], found)
 
 
 def _check_start(graph: Graph, composite: Composite, start: Any, end: int, n: int) -> tuple[Any, int]:

@@ -81,12 +81,12 @@ class Graph:
     def _name(self) -> None:
         """Names by kind and position among its kind, as "conv1", unless given."""
         counts: dict[str, int] = {}
-        taken = {layer.name for layer in self.layers if layer.name is not None}
-        if len(taken) < sum(layer.name is not None for layer in self.layers):
+        taken = {layer.name for layer in self.layers if layer.name}
+        if len(taken) < sum(bool(layer.name) for layer in self.layers):
             raise ValueError("layer names must differ from each other")
         for layer in self.layers:
             counts[layer.kind] = counts.get(layer.kind, 0) + 1
-            if layer.name is None:
+            if not layer.name:
                 layer.name = f"{layer.kind}{counts[layer.kind]}"
                 if layer.name in taken:
                     raise ValueError(f"the name {layer.name!r} is needed for an unnamed layer; choose another")
@@ -156,11 +156,11 @@ class Graph:
         """Run forward and keep everything; with `rng`, as in training."""
         values, kept = [x], []
         for node in self.nodes:
-            inputs = [values[i] for i in node.inputs]
+            value = values[node.inputs[0]]
             if rng is None:
-                y, k = node.layer.forward(self.ops, *inputs)
+                y, k = node.layer.forward(self.ops, value)
             else:
-                y, k = node.layer.forward_training(self.ops, *inputs, rng)
+                y, k = node.layer.forward_training(self.ops, value, rng)
             values.append(y)
             kept.append(k)
         return Trace(values, kept)

@@ -175,9 +175,9 @@ class Network(Graph):
         names = ["input", *(layer.name for layer in self.layers)]
         worst = _compare("forward", names, own.values, other.values, tolerance)
         found = [net.explain(x, target, composite, layers=True, **more) for net in (self, twin)]
-        maps = [[*reversed(e.layers.values()), e.relevance] for e in found]
+        own_maps, other_maps = ([*reversed(e.layers.values()), e.relevance] for e in found)
         names = [*reversed(found[0].layers), "input"]
-        return {"forward": worst, "relevance": _compare("relevance", names, *maps, tolerance)}
+        return {"forward": worst, "relevance": _compare("relevance", names, own_maps, other_maps, tolerance)}
 
     def fit(self, x: Any, t: Any, **more: Any) -> Any:
         """Train on inputs (N, *input_shape) and targets; see `fastlrp.train.fit` for the arguments."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .graph import Graph, Trace
-from .layers import Layer, WeightedLayer
+from .layers import Layer, SumPool2d, WeightedLayer
 from .reference import Array, Operand, weight_part
 from .rules import (
     Convention,
@@ -106,15 +106,18 @@ class _Run:
 
     def _sum(self, index: int, x: Array, relevance: Array) -> Array:
         """Norm: R_i = x_i Σ_j s R_j / s_ε(y_j), s the pool's scale."""
-        convention, rule = self.plan.convention, self.plan.rules[index]
+        convention, rule, pool = self.plan.convention, self.plan.rules[index], self.graph.layers[index]
+        assert isinstance(rule, (Norm, Epsilon)) and isinstance(pool, SumPool2d)  # make_plan has checked
         epsilon = convention.sum_epsilon if rule.epsilon is None else rule.epsilon
         quotients = self.ops.ratio_map(self.trace.values[index + 1], None,
                                        (relevance, epsilon, 1.0, convention.signed))
-        return self.graph.nodes[index].layer.norm(self.ops, quotients, x)
+        return pool.norm(self.ops, quotients, x)
 
     def _weighted(self, index: int, x: Array, relevance: Array) -> Array:
-        source, z = self.graph.nodes[index].inputs[0], self.trace.values[index + 1]
-        step = _Linear(self.ops, self.graph.nodes[index].layer, self.plan, index)
+        source, layer = self.graph.nodes[index].inputs[0], self.graph.layers[index]
+        assert isinstance(layer, WeightedLayer)
+        z: Array | None = self.trace.values[index + 1]
+        step = _Linear(self.ops, layer, self.plan, index)
         nonnegative = self.plan.nonnegative[source]
         if self.plan.means is not None:
             # The layer maps the difference x − mean to z − mean(z): the bias cancels.
@@ -137,9 +140,10 @@ class _Linear:
 
     def __init__(self, ops: Any, layer: WeightedLayer, plan: Plan, index: int):
         self.ops, self.layer, self.convention = ops, layer, plan.convention
-        self.rule: Any = plan.rules[index]
-        self.bounds = plan.bounds.get(index)
-        uses_bias = self.rule.bias and plan.convention.bias and plan.means is None
+        rule: Any = plan.rules[index]
+        self.rule = rule
+        self.box = plan.bounds.get(index)
+        uses_bias = rule.bias and plan.convention.bias and plan.means is None
         self.bias = layer.bias if uses_bias else None
 
     def __call__(self, x: Array, z: Array | None, relevance: Array, nonnegative: bool) -> Array:
@@ -181,8 +185,10 @@ class _Linear:
 
     def _box(self, x: Array, z: Array | None, relevance: Array) -> Array:
         """(x − l)W⁺ + (x − h)W⁻ = z − b − (lW⁺ + hW⁻): where the forward pass has z, only a constant is missing."""
-        (low, high), layer, ratio = self.bounds, self.layer, self._ratio(relevance, 1.0)
-        reads = [(x, "shifted", low), (x, "shifted", high)]
+        assert self.box is not None  # make_plan gives every ZBox its bounds
+        low, high = self.box
+        layer, ratio = self.layer, self._ratio(relevance, 1.0)
+        reads: list[Operand] = [(x, "shifted", low), (x, "shifted", high)]
         if z is None:
             return self._back(self._quotients(reads, relevance), reads)
 

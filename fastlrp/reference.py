@@ -139,17 +139,18 @@ class Reference:
                 ratio: Ratio | None = None) -> Array:
         """Σ over operands of linear(operand, weight part) + bias, then the quotient, if any."""
         geometry = layer.geometry
-        out = sum(linear(geometry, read(*o).reshape(len(o[0]), *geometry.in_shape), weight_part(layer.filters, part))
-                  for part, o in zip(parts, operands, strict=True))
+        out: Any = sum(linear(geometry, read(*o).reshape(len(o[0]), *geometry.in_shape),
+                                weight_part(layer.filters, part)) for part, o in zip(parts, operands, strict=True))
         out = out if bias is None else out + bias
         out = out.reshape(len(out), *layer.out_shape)
         return out if ratio is None else quotient(out, ratio)
 
     def product_back(self, layer: Any, operands: Sequence[Operand], sides: Sequence[Side]) -> Array:
         """Σ over sides of factor · (Σ over operands of the transposed map with the side's weight parts)."""
-        geometry, total = layer.geometry, 0
+        geometry = layer.geometry
+        total: Any = 0
         for parts, factor in sides:
-            back = sum(linear_back(geometry, read(*o).reshape(len(o[0]), *geometry.out_shape),
+            back: Any = sum(linear_back(geometry, read(*o).reshape(len(o[0]), *geometry.out_shape),
                                    weight_part(layer.filters, part)) for part, o in zip(parts, operands, strict=True))
             back = back.reshape(len(back), *layer.in_shape)
             total = total + (back if factor is None else back * read(*factor))
@@ -212,4 +213,4 @@ class Reference:
 
     def nonnegative_samples(self, x: Array) -> Array:
         """For each sample, whether all its values are >= 0 (and so none NaN)."""
-        return (x >= 0).reshape(len(x), -1).all(axis=1)
+        return np.asarray((x >= 0).reshape(len(x), -1).all(axis=1))

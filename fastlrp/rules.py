@@ -48,8 +48,8 @@ class Rule:
     """What all rules share. Subclasses are frozen: rules compare and hash by value."""
 
     def __post_init__(self) -> None:
-        if getattr(self, "epsilon", None) is not None:
-            _check_number("epsilon", self.epsilon)
+        if (epsilon := getattr(self, "epsilon", None)) is not None:
+            _check_number("epsilon", epsilon)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,9 @@ class LinearRule(Rule):
         return (("z", 1.0),)
 
     def epsilon_in(self, convention: Convention) -> float:
-        return convention.epsilon if self.epsilon is None else self.epsilon
+        """This rule's ε, or the convention's. Every subclass has the fields epsilon and bias, after its own."""
+        epsilon: float | None = getattr(self, "epsilon", None)
+        return convention.epsilon if epsilon is None else epsilon
 
 
 @dataclass(frozen=True)

@@ -94,9 +94,11 @@ class Window:
         """Resolve "same" and check that at least one window fits."""
         if len(in_shape) != 3:
             raise ValueError(f"expected an input of shape (height, width, channels), got {tuple(in_shape)}")
-        if padding == "same":
-            padding = tuple(same_padding(*axis) for axis in zip(in_shape, kernel, stride, dilation, strict=False))
-        window = cls(tuple(in_shape), kernel, stride, padding, dilation, **more)
+        if isinstance(padding, str):
+            rows, cols = (same_padding(*axis) for axis in zip(in_shape, kernel, stride, dilation, strict=False))
+            padding = rows, cols
+        height, width, channels = in_shape
+        window = cls((height, width, channels), kernel, stride, padding, dilation, **more)
         if min(window.grid) < 1:
             raise ValueError(f"kernel {kernel} with dilation {dilation} does not fit an input of shape "
                              f"{tuple(in_shape)} with padding {padding}")
@@ -105,8 +107,9 @@ class Window:
     @cached_property
     def grid(self) -> Pair:
         """Number of window positions (rows, columns)."""
-        return tuple(output_size(*axis) for axis in
-                     zip(self.in_shape, self.kernel, self.stride, self.padding, self.dilation, strict=False))
+        rows, cols = (output_size(*axis) for axis in
+                      zip(self.in_shape, self.kernel, self.stride, self.padding, self.dilation, strict=False))
+        return rows, cols
 
     @property
     def out_shape(self) -> tuple[int, int, int]:

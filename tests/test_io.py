@@ -202,10 +202,9 @@ class Doubled(fastlrp.ReLU):
 @pytest.mark.parametrize(("layer", "message"), [
     (Doubled(), "Doubled is not one of fastlrp's own layers"),
     (type("ReLU", (Layer,), {})(), "ReLU is not one of fastlrp's own layers"),
-    (fastlrp.Linear(1, name=""), "layer name '' cannot be stored"),
     (fastlrp.Linear(1, name="\ud800"), "cannot be stored"),
     (fastlrp.Linear(1, name="n" * 1001), "cannot be stored"),
-    (fastlrp.Normalize([0.1] * 500_000, 1), "at most 2097152 bytes")], ids=range(6))
+    (fastlrp.Normalize([0.1] * 500_000, 1), "at most 2097152 bytes")], ids=range(5))
 def test_save_refuses_what_load_would_refuse(layer, message, path):
     shape = (500_000,) if isinstance(layer, fastlrp.Normalize) else (1,)
     with pytest.raises(ValueError, match=message):

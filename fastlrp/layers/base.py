@@ -32,13 +32,13 @@ class Layer:
 
     kind: ClassVar[str] = "layer"
     role: ClassVar[str] = "activation"
-    nonnegative: ClassVar[str] = "unknown"
+    nonnegative: str = "unknown"
     options: ClassVar[tuple[str, ...]] = ()  # constructor arguments, each kept under its own name
 
     def __init__(self, name: str | None = None):
-        if name is not None and not isinstance(name, str):
-            raise TypeError(f"name must be a string, got {name!r}")
-        self.name = name
+        if name is not None and not (isinstance(name, str) and name):
+            raise (ValueError if name == "" else TypeError)(f"name must be a string of some length, got {name!r}")
+        self.name = name or ""  # "": the network will name it
         self.in_shape: Shape = ()
         self.out_shape: Shape = ()
 
@@ -82,7 +82,7 @@ class Layer:
             value, default = _short(value), defaults[key]
             if default is inspect.Parameter.empty:
                 shown.append(repr(value))
-            elif value != default and not (default is None and key == "stride" and value == _short(self.kernel)):
+            elif value != default and not (default is None and value == _short(getattr(self, "kernel", None))):
                 shown.append(f"{key}={value!r}")
         return f"{type(self).__name__}({', '.join(shown)})"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -16,7 +16,7 @@ class Pool2d(Layer):
     """What the pools share. stride defaults to the kernel; padding as in Conv2d, "same" included."""
 
     nonnegative = "as input"
-    options = ("kernel", "stride", "padding")
+    options: ClassVar[tuple[str, ...]] = ("kernel", "stride", "padding")
     window: Window
 
     def __init__(self, kernel: Any, stride: Any = None, padding: Any = 0, name: str | None = None):

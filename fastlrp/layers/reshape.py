@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -19,7 +19,7 @@ class Reshape(Layer):
     kind = "reshape"
     role = "route"
     nonnegative = "as input"
-    options = ("shape",)
+    options: ClassVar[tuple[str, ...]] = ("shape",)
 
     def __init__(self, shape: Sequence[int] | int, name: str | None = None):
         super().__init__(name)
@@ -60,9 +60,10 @@ class Pad2d(Layer):
 
     def __init__(self, padding: Any, value: float = 0.0, name: str | None = None):
         super().__init__(name)
-        self.padding, self.value = as_padding(padding), float(value)
-        if self.padding == "same":
+        resolved = as_padding(padding)
+        if isinstance(resolved, str):
             raise ValueError('padding must be numbers here; "same" belongs to convolutions and pools')
+        self.padding, self.value = resolved, float(value)
         self.nonnegative = "as input" if self.value >= 0 else "unknown"
 
     def infer(self, in_shape: Shape) -> Shape:
