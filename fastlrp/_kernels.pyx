@@ -7,7 +7,7 @@ not fit raises here, so that C can trust every pointer.
 
 cimport numpy as cnp
 from libc.stdint cimport int32_t, int64_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport calloc, free, malloc
 
 import numpy as np
 
@@ -108,6 +108,67 @@ def set_threads(int n):
 
 def get_threads():
     return threads
+
+
+# Memory of large outputs is kept for the next ones: fresh pages from the system cost as much as the arithmetic of
+# small and medium layers. All under the GIL.
+cdef enum:
+    SLOTS = 64
+cdef Py_ssize_t SMALL_BYTES = 1 << 16  # below, malloc does this itself
+cdef Py_ssize_t MOST_KEPT_BYTES = 64 << 20
+cdef Py_ssize_t kept_bytes = 0
+cdef int kept = 0
+cdef void *kept_data[SLOTS]
+cdef Py_ssize_t kept_size[SLOTS]
+
+
+cdef class Block:
+    """The memory of one array: returned to the slots, not to the system, when the array dies."""
+
+    cdef void *data
+    cdef Py_ssize_t size
+
+    def __cinit__(self, Py_ssize_t size):
+        global kept, kept_bytes
+        cdef int i, best = -1
+        for i in range(kept):
+            if size <= kept_size[i] <= size + size // 4 and (best < 0 or kept_size[i] < kept_size[best]):
+                best = i
+        if best >= 0:
+            self.data, self.size = kept_data[best], kept_size[best]
+            kept -= 1
+            kept_bytes -= self.size
+            kept_data[best], kept_size[best] = kept_data[kept], kept_size[kept]
+            return
+        self.data, self.size = malloc(size), size
+        if self.data == NULL:
+            raise MemoryError(f"no memory for an array of {size} bytes")
+
+    def __dealloc__(self):
+        global kept, kept_bytes
+        if self.data != NULL and kept < SLOTS and kept_bytes + self.size <= MOST_KEPT_BYTES:
+            kept_data[kept], kept_size[kept] = self.data, self.size
+            kept += 1
+            kept_bytes += self.size
+        else:
+            free(self.data)
+
+
+def empty(shape):
+    """An uninitialised float32 array."""
+    cdef cnp.npy_intp sizes[8]
+    cdef Py_ssize_t size = 4, i, ndim = len(shape)
+    cdef Block block
+    for i in range(ndim):
+        size *= shape[i]
+        if i < 8:
+            sizes[i] = shape[i]
+    if size < SMALL_BYTES or ndim > 8:
+        return np.empty(shape, np.float32)
+    block = Block(size)
+    array = cnp.PyArray_SimpleNewFromData(ndim, sizes, cnp.NPY_FLOAT32, block.data)
+    cnp.set_array_base(array, block)
+    return array
 
 
 cdef float *pointer(array, Py_ssize_t size, str name) except NULL:
@@ -282,7 +343,7 @@ def weight_gradient(geometry, x, g):
     cdef int status, run_threads = threads, run_isa = isa
     cdef const float *px = pointer(x, samples * w.in_h * w.in_w * w.channels, "x")
     cdef const float *pg = pointer(g, samples * w.out_h * w.out_w * outputs, "g")
-    out = np.empty(geometry.weight_shape, np.float32)
+    out = empty(geometry.weight_shape)
     cdef float *po = pointer(out, out.size, "out")
     with nogil:
         status = flrp_weight_gradient(run_isa, run_threads, &w, groups, outputs, samples, px, pg, po)
@@ -296,7 +357,7 @@ def sum_pool(window, x, scale):
     cdef flrp_window w = window_of(window)
     cdef int64_t samples = x.shape[0]
     cdef int run_threads = threads, run_isa = isa
-    out = np.empty((samples, *window.out_shape), np.float32)
+    out = empty((samples, *window.out_shape))
     cdef const float *px = pointer(x, samples * w.in_h * w.in_w * w.channels, "x")
     cdef const float *ps = pointer(scale, w.out_h * w.out_w, "scale")
     cdef float *po = pointer(out, out.size, "out")
@@ -310,7 +371,7 @@ def sum_pool_backward(window, g, scale, factor=None):
     cdef flrp_window w = window_of(window)
     cdef int64_t samples = g.shape[0]
     cdef int run_threads = threads, run_isa = isa
-    out = np.empty((samples, *window.in_shape), np.float32)
+    out = empty((samples, *window.in_shape))
     cdef const float *pg = pointer(g, samples * w.out_h * w.out_w * w.channels, "g")
     cdef const float *ps = pointer(scale, w.out_h * w.out_w, "scale")
     cdef float *po = pointer(out, out.size, "out")
@@ -325,8 +386,8 @@ def max_pool(window, x):
     cdef flrp_window w = window_of(window)
     cdef int64_t samples = x.shape[0]
     cdef int run_threads = threads, run_isa = isa
-    out = np.empty((samples, *window.out_shape), np.float32)
-    winner = np.empty(out.shape, np.int32)
+    out = empty((samples, *window.out_shape))
+    winner = empty(out.shape).view(np.int32)
     cdef const float *px = pointer(x, samples * w.in_h * w.in_w * w.channels, "x")
     cdef float *po = pointer(out, out.size, "out")
     cdef int32_t *pw = <int32_t *>cnp.PyArray_DATA(<cnp.ndarray>winner)
@@ -339,7 +400,7 @@ def max_pool_backward(window, g, winner):
     cdef flrp_window w = window_of(window)
     cdef int64_t samples = g.shape[0]
     cdef int run_threads = threads, run_isa = isa
-    out = np.empty((samples, *window.in_shape), np.float32)
+    out = empty((samples, *window.in_shape))
     cdef const float *pg = pointer(g, samples * w.out_h * w.out_w * w.channels, "g")
     if winner.dtype != np.int32 or not winner.flags.c_contiguous or winner.size != g.size:
         raise ValueError(f"winner must be int32, C-contiguous and of {g.size} elements")
@@ -357,12 +418,12 @@ def ratio_map(sums, bias, ratio):
     if not relevance.size:
         if sums.size and sums.shape[0] != 1:
             raise ValueError(f"sums of shape {sums.shape} do not go with relevance of shape {relevance.shape}")
-        return np.empty(relevance.shape, np.float32)
+        return empty(relevance.shape)
     cdef int64_t samples = relevance.shape[0], channels = relevance.shape[-1]
     cdef int64_t size = relevance.size // samples, stride = 0 if sums.shape[0] == 1 else size
     cdef int run_threads = threads, run_isa = isa
     fill_ratio(&r, ratio, relevance.size)
-    out = np.empty(relevance.shape, np.float32)
+    out = empty(relevance.shape)
     cdef const float *ps = pointer(sums, size if stride == 0 else relevance.size, "sums")
     cdef const float *pb = NULL if bias is None else pointer(bias, channels, "bias")
     cdef float *po = pointer(out, out.size, "out")
@@ -379,7 +440,7 @@ def gamma_map(p, q, z, bias, float gamma, ratio):
     cdef int64_t size = total // samples if samples else 0
     cdef int run_threads = threads, run_isa = isa
     fill_ratio(&r, ratio, total)
-    a, b = np.empty(relevance.shape, np.float32), np.empty(relevance.shape, np.float32)
+    a, b = empty(relevance.shape), empty(relevance.shape)
     cdef const float *pp = pointer(p, total, "p")
     cdef const float *pq = pointer(q, total, "q")
     cdef const float *pz = pointer(z, total, "z")
@@ -394,7 +455,7 @@ def gamma_map(p, q, z, bias, float gamma, ratio):
 def activation(str kind, x, float parameter=0):
     cdef int code = ACTIVATIONS[kind], run_threads = threads, run_isa = isa
     cdef int64_t size = x.size
-    out = np.empty(x.shape, np.float32)
+    out = empty(x.shape)
     cdef const float *px = pointer(x, size, "x")
     cdef float *po = pointer(out, size, "out")
     with nogil:
@@ -406,7 +467,7 @@ def activation_backward(str kind, x, g, float parameter=0):
     """g times the activation's slope at x."""
     cdef int code = ACTIVATIONS[kind], run_threads = threads, run_isa = isa
     cdef int64_t size = x.size
-    out = np.empty(x.shape, np.float32)
+    out = empty(x.shape)
     cdef const float *px = pointer(x, size, "x")
     cdef const float *pg = pointer(g, size, "g")
     cdef float *po = pointer(out, size, "out")

@@ -34,13 +34,13 @@ class Native:
                 ratio: Ratio | None = None) -> Array:
         """Σ over operands of linear(operand, weight part) + bias, then the quotient, if any."""
         n = operands[0][0].shape[0]
-        out = np.empty((n, *layer.out_shape), np.float32)
+        out = _kernels.empty((n, *layer.out_shape))
         return layer.packed((self.key, "forward", tuple(parts)), self._pack)(n, operands, out, bias=bias, ratio=ratio)
 
     def product_back(self, layer: Any, operands: Sequence[Operand], sides: Sequence[Side]) -> Array:
         """Σ over sides of factor · (Σ over operands of the transposed map with the side's weight parts)."""
         n = operands[0][0].shape[0]
-        out = np.empty((n, *layer.in_shape), np.float32)
+        out = _kernels.empty((n, *layer.in_shape))
         product = layer.packed((self.key, "back", *(parts for parts, _ in sides)), self._pack)
         factors = [factor for _, factor in sides if factor is not None]
         return product(n, operands, out, factors=factors or None)
