@@ -218,19 +218,20 @@ def pack_narrow(weight, rows, cols):
     return np.ascontiguousarray(taken.transpose(1, 3, 4, 2, 0, 5), dtype=np.float32)
 
 
-def pack_scatter(weight, Py_ssize_t width):
-    """(side, kh, kw, parts, channels, outputs) to [side][row tap][panel][k][width] of runs (column tap, output)."""
-    sides, kh, kw, parts, channels, outputs = weight.shape
+def pack_scatter(weight, rows, Py_ssize_t width):
+    """(side, kh, kw, parts, channels, outputs) to [side][panel][row tap][k][width] of runs (column tap, output)."""
+    taken = weight[:, list(rows.kernel)]
+    sides, kh, kw, parts, channels, outputs = taken.shape
     panels = -(-kw * outputs // width)
     packed = np.zeros((sides, kh, parts * channels, panels * width), np.float32)
-    packed[..., :kw * outputs] = weight.transpose(0, 1, 3, 4, 2, 5).reshape(sides, kh, parts * channels, -1)
-    return np.ascontiguousarray(packed.reshape(sides, kh, -1, panels, width).transpose(0, 1, 3, 2, 4))
+    packed[..., :kw * outputs] = taken.transpose(0, 1, 3, 4, 2, 5).reshape(sides, kh, parts * channels, -1)
+    return np.ascontiguousarray(packed.reshape(sides, kh, -1, panels, width).transpose(0, 3, 1, 2, 4))
 
 
 cdef class Product:
     """A linear map with packed weights: destination = Σ over sides of weights · operands, each with its epilogue.
 
-    sweeps: shapes.Sweep tuples (scatter: the one of Geometry.scatter_sweep); src, dst: (h, w, channels); weight: (sides, kh, kw, parts, src channels / groups,
+    sweeps: shapes.Sweep tuples (scatter: those of Geometry.scatter_sweeps); src, dst: (h, w, channels); weight: (sides, kh, kw, parts, src channels / groups,
     dst channels). Immutable once built, so that threads share it.
     """
 
@@ -278,7 +279,7 @@ cdef class Product:
         cdef Py_ssize_t lanes = flrp_lanes(self.isa), width = flrp_panel_width(self.isa)
         if scatter:
             p.form = FLRP_SCATTER
-            packed = pack_scatter(weight, width)
+            packed = pack_scatter(weight, sweep.rows, width)
         elif p.groups == 1 and p.cols.step == 1 and 2 * p.dst_c <= lanes and p.cols.count >= lanes:
             p.form = FLRP_NARROW
             packed = pack_narrow(weight, sweep.rows, sweep.cols)

@@ -18,7 +18,7 @@ from .ops import NATIVE, real_array
 from .reference import Array
 from .shapes import as_size
 
-CHUNK_BYTES = 8 << 20  # activations of one chunk: they stay in the caches
+CHUNK_BYTES = 16 << 20  # activations of one chunk: they stay in the caches
 
 MOST_PLANS = 64
 

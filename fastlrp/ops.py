@@ -59,7 +59,7 @@ class Native:
         grouped = weight.reshape(*lead, ins, geometry.groups, outs // geometry.groups)
         turned = grouped.swapaxes(-1, -3).reshape(*lead, outs // geometry.groups, -1)
         scatter = geometry.prefers_scatter(_kernels.lanes())
-        sweeps = (geometry.scatter_sweep,) if scatter else geometry.backward_sweeps
+        sweeps = geometry.scatter_sweeps if scatter else geometry.backward_sweeps
         return _kernels.Product(sweeps, geometry.out_shape, geometry.in_shape, geometry.groups, turned, scatter)
 
     def weight_gradient(self, layer: Any, x: Array, g: Array) -> Array:

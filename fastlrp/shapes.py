@@ -135,24 +135,25 @@ class Geometry(Window):
         return (*self.grid, self.out_channels)
 
     @cached_property
-    def scatter_sweep(self) -> Sweep:
-        """Output to input, the other way round: where the taps of each output pixel fall in the input."""
-        axes = (Axis(self.grid[i], 1, tuple(k * self.dilation[i] for k in range(self.kernel[i])),
-                     tuple(range(self.kernel[i])), -self.padding[i][0], self.stride[i]) for i in (0, 1))
-        return Sweep(*axes)
+    def scatter_sweeps(self) -> tuple[Sweep, ...]:
+        """Output to input with rows as in `backward_sweeps`, but columns the other way round: the destination's
+        columns on which each source column's taps fall."""
+        taps = tuple(range(self.kernel[1]))
+        cols = Axis(self.grid[1], 1, taps, taps, -self.padding[1][0], self.stride[1])
+        return tuple(Sweep(rows, cols) for rows in _backward_axes(self, 0))
 
     def prefers_scatter(self, lanes: int) -> bool:
-        """Whether adding each output pixel's taps into the input takes less than meeting taps at each input pixel.
+        """Whether adding each output column's taps into the input takes less than meeting taps at each input pixel.
 
-        Counted in multiply-adds that the vectors really do; an addition into memory is taken for four.
+        Counted in multiply-adds that the vectors really do; adding an element to a line is taken for six.
         """
-        (rows, cols), (kh, kw), (width, channels) = self.grid, self.kernel, self.in_shape[1:]
-        if self.groups > 1 or self.dilation[1] > 1 or self.stride != (1, 1) or 2 * channels <= lanes:
+        (kh, kw), (_, width, channels) = self.kernel, self.in_shape
+        if self.groups > 1 or self.dilation[1] > 1 or 2 * channels <= lanes:
             return False
-        pixels, run = rows * cols, -(-kw * channels // lanes) * lanes
-        gather = rows * kh * width * kw * -(-channels // lanes) * lanes * self.out_channels
-        scatter = pixels * kh * run * (self.out_channels + 4)
-        return self.in_shape[0] * width * channels * 4 <= 1 << 18 and 1.25 * scatter < gather
+        rows = kh * self.out_channels  # of the reduction
+        gather = width * kw / self.stride[1] * -(-channels // lanes) * lanes * rows
+        scatter = self.grid[1] * -(-kw * channels // lanes) * lanes * (rows + 6)
+        return 1.15 * scatter < gather
 
     @cached_property
     def simplest(self) -> Geometry:

@@ -49,8 +49,8 @@ typedef struct {
 /* Three forms of a product; which one runs depends on the shape and the instruction set alone.
  * WIDE: lanes are output channels; weights [side][group][panel][k][panel width].
  * NARROW: few output channels, so lanes run along the columns; weights [k][side][channel].
- * SCATTER: source pixels times all taps, added where these fall (scatter.c): rows and cols then walk the source grid,
- * start + stride * i + offset is the destination; weights [side][row tap][panel][k][panel width]. */
+ * SCATTER: source pixels times all column taps, added where these fall (scatter.c): cols then walks the source, and
+ * start + stride * i is the destination of its first tap; weights [side][panel][row tap][k][panel width]. */
 enum { FLRP_WIDE, FLRP_NARROW, FLRP_SCATTER };
 
 /* A product of source pixels with packed weights over a grid of destination pixels. */

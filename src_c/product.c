@@ -157,8 +157,8 @@ static void copy_planes(const job *j, int64_t sample, int64_t y, float *dst) {
     const int64_t end = flrp_max(begin, flrp_min(j->block_w, p->src_w - x0));
     for (int64_t plane = 0; plane < p->parts * c; plane++, dst += j->plane) {
         const flrp_operand *o = &j->operands[plane / c];
-        memset(dst, 0, (size_t)begin * sizeof(float));
-        memset(dst + end, 0, (size_t)(j->block_w - end) * sizeof(float));
+        for (int64_t n = 0; n < begin; n++) dst[n] = 0; /* few: memset would take longer */
+        for (int64_t n = end; n < j->block_w; n++) dst[n] = 0;
         const int64_t i = (y * p->src_w + x0 + begin) * c + plane % c;
         const float *x = o->data + sample * per_sample + i, *bound = o->bound ? o->bound + i : x;
         if (o->read == FLRP_PLAIN)

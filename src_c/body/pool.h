@@ -35,27 +35,31 @@ static void sum_pool(const flrp_window *w, int64_t row, int64_t rows, const floa
     }
 }
 
-/* Windows [*first, *last] that hold input position `at`. */
-static inline void windows_of(int64_t at, int64_t stride, int64_t pad, int64_t kernel, int64_t count,
-                                 int64_t *first, int64_t *last) {
+/* Windows [first, last] that hold an input position; moved on from one position to the next without dividing. */
+typedef struct {
+    int64_t first, last;
+} holders;
+
+static inline void move_on(holders *h, int64_t at, int64_t stride, int64_t pad, int64_t kernel, int64_t count) {
     const int64_t reach = at + pad;
-    *last = flrp_min(count - 1, reach / stride);
-    *first = reach < kernel ? 0 : (reach - kernel) / stride + 1;
+    while (h->last + 1 < count && (h->last + 1) * stride <= reach) h->last++;
+    while (h->first * stride + kernel <= reach) h->first++;
 }
 
 static void sum_pool_backward(const flrp_window *w, int64_t row, int64_t rows, const float *g, const float *scale,
                               const float *factor, float *out) {
     const int64_t channels = w->channels;
-    int64_t oy0, oy1, ox0, ox1;
+    holders v = {0, -1};
     for (int64_t y = row; y < row + rows; y++) {
-        windows_of(y, w->stride_h, w->pad_top, w->kernel_h, w->out_h, &oy0, &oy1);
+        holders h = {0, -1};
+        move_on(&v, y, w->stride_h, w->pad_top, w->kernel_h, w->out_h);
         for (int64_t x = 0; x < w->in_w; x++) {
             const int64_t at = (y * w->in_w + x) * channels;
-            windows_of(x, w->stride_w, w->pad_left, w->kernel_w, w->out_w, &ox0, &ox1);
+            move_on(&h, x, w->stride_w, w->pad_left, w->kernel_w, w->out_w);
             for (int64_t c = 0; c < channels; c += VW) {
                 vf sum = v_set1(0);
-                for (int64_t oy = oy0; oy <= oy1; oy++)
-                    for (int64_t ox = ox0; ox <= ox1; ox++) {
+                for (int64_t oy = v.first; oy <= v.last; oy++)
+                    for (int64_t ox = h.first; ox <= h.last; ox++) {
                         const int64_t window = oy * w->out_w + ox;
                         const vf value = load_some(g + window * channels + c, channels - c);
                         sum = v_add(sum, v_mul(value, v_set1(scale[window])));
@@ -100,15 +104,16 @@ static void max_pool(const flrp_window *w, int64_t row, int64_t rows, const floa
 static void max_pool_backward(const flrp_window *w, int64_t row, int64_t rows, const float *g, const int32_t *winner,
                               float *out) {
     const int64_t channels = w->channels;
-    int64_t oy0, oy1, ox0, ox1;
+    holders v = {0, -1};
     for (int64_t y = row; y < row + rows; y++) {
-        windows_of(y, w->stride_h, w->pad_top, w->kernel_h, w->out_h, &oy0, &oy1);
+        holders h = {0, -1};
+        move_on(&v, y, w->stride_h, w->pad_top, w->kernel_h, w->out_h);
         for (int64_t x = 0; x < w->in_w; x++) {
             float *o = out + (y * w->in_w + x) * channels;
-            windows_of(x, w->stride_w, w->pad_left, w->kernel_w, w->out_w, &ox0, &ox1);
+            move_on(&h, x, w->stride_w, w->pad_left, w->kernel_w, w->out_w);
             for (int64_t c = 0; c < channels; c++) o[c] = 0;
-            for (int64_t oy = oy0; oy <= oy1; oy++)
-                for (int64_t ox = ox0; ox <= ox1; ox++) {
+            for (int64_t oy = v.first; oy <= v.last; oy++)
+                for (int64_t ox = h.first; ox <= h.last; ox++) {
                     const int64_t ky = y + w->pad_top - oy * w->stride_h, kx = x + w->pad_left - ox * w->stride_w;
                     const int64_t at = (oy * w->out_w + ox) * channels;
                     const int32_t tap = (int32_t)(ky * w->kernel_w + kx);
