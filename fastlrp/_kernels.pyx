@@ -224,8 +224,8 @@ def pack_scatter(weight, rows, Py_ssize_t width):
     sides, kh, kw, parts, channels, outputs = taken.shape
     panels = -(-kw * outputs // width)
     packed = np.zeros((sides, kh, parts * channels, panels * width), np.float32)
-    packed[..., :kw * outputs] = taken.transpose(0, 1, 3, 4, 2, 5).reshape(sides, kh, parts * channels, -1)
-    return np.ascontiguousarray(packed.reshape(sides, kh, -1, panels, width).transpose(0, 3, 1, 2, 4))
+    packed[..., :kw * outputs] = taken.transpose(0, 1, 3, 4, 2, 5).reshape(sides, kh, parts * channels, kw * outputs)
+    return np.ascontiguousarray(packed.reshape(sides, kh, parts * channels, panels, width).transpose(0, 3, 1, 2, 4))
 
 
 cdef class Product:
