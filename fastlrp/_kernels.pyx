@@ -231,8 +231,8 @@ def pack_scatter(weight, rows, Py_ssize_t width):
 cdef class Product:
     """A linear map with packed weights: destination = Σ over sides of weights · operands, each with its epilogue.
 
-    sweeps: shapes.Sweep tuples (scatter: those of Geometry.scatter_sweeps); src, dst: (h, w, channels); weight: (sides, kh, kw, parts, src channels / groups,
-    dst channels). Immutable once built, so that threads share it.
+    sweeps: shapes.Sweep tuples (scatter: those of Geometry.scatter_sweeps); src, dst: (h, w, channels);
+    weight: (sides, kh, kw, parts, src channels / groups, dst channels). Immutable once built, so that threads share it.
     """
 
     cdef flrp_product *sweeps

@@ -31,6 +31,9 @@ from .rules import (
 
 Bounds = tuple[Array, Array]
 
+# ZBox's denominators come from z by a difference whose terms may be this many times larger: two bits.
+MOST_CANCELLED = 4
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -187,20 +190,24 @@ class _Linear:
         """(x − l)W⁺ + (x − h)W⁻ = z − b − (lW⁺ + hW⁻): where the forward pass has z, only a constant is missing."""
         assert self.box is not None  # make_plan gives every ZBox its bounds
         low, high = self.box
-        layer, ratio = self.layer, self._ratio(relevance, 1.0)
         reads: list[Operand] = [(x, "shifted", low), (x, "shifted", high)]
-        if z is None:
+        key = (self.ops.key, "box", low.tobytes(), high.tobytes())
+        constant = None if z is None else self.layer.packed(key, self._box_constant)[0]
+        if z is None or constant is None:
             return self._back(self._quotients(reads, relevance), reads)
-
-        def constant(layer: WeightedLayer, key: tuple[Any, ...]) -> Array:
-            ends = [(low[None], "plain", None), (high[None], "plain", None)]
-            shift = self.ops.product(layer, ("+", "-"), ends, bias=layer.bias)
-            return np.ascontiguousarray(-shift.reshape(-1))
-
-        shift = layer.packed((self.ops.key, "box", low.tobytes(), high.tobytes()), constant)
-        flat = (relevance.reshape(len(x), -1), *ratio[1:])
-        a = self.ops.ratio_map(z.reshape(len(x), -1), shift, flat).reshape(relevance.shape)
+        flat = self._ratio(relevance.reshape(len(x), -1), 1.0)
+        a = self.ops.ratio_map(z.reshape(len(x), -1), constant, flat).reshape(relevance.shape)
         return self._back([("p", a)], reads)
+
+    def _box_constant(self, layer: WeightedLayer, key: tuple[Any, ...]) -> tuple[Array | None]:
+        """−b − (lW⁺ + hW⁻) for every output, or None where it is so large that the difference would lose digits."""
+        assert self.box is not None
+        low, high = (bound[None] for bound in self.box)
+        parts = ("+", "-")
+        total = self.ops.product(layer, parts, [(low, "plain", None), (high, "plain", None)], bias=layer.bias)
+        reach = self.ops.product(layer, parts, [(high - low, "plain", None), (low - high, "plain", None)])
+        precise = bool((np.abs(total) <= MOST_CANCELLED * reach).all())
+        return (np.ascontiguousarray(-total.reshape(-1)) if precise else None,)
 
     def _signed(self, reads: list[Operand], z: Array | None, relevance: Array) -> Array:
         """The canonical form: reads are x⁺ and x⁻ (x alone where it is non-negative), or x − low and x − high."""

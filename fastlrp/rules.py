@@ -186,7 +186,10 @@ class ZBox(LinearRule):
             raise ValueError(f"low and high must be given together, got low={self.low!r}, high={self.high!r}")
         for name in ("low", "high"):
             if (value := getattr(self, name)) is not None:
-                value = np.array(value, np.float64)
+                try:
+                    value = np.array(value, np.float64)
+                except (TypeError, ValueError):
+                    raise TypeError(f"{name} must be a number or an array of numbers, got {value!r}") from None
                 value.flags.writeable = False
                 object.__setattr__(self, name, value)
 
