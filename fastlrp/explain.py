@@ -63,7 +63,7 @@ def find_convention(composite: Any, compat: str | None) -> Any:
     if compat is None:
         own = isinstance(composite, (str, list, tuple)) and not (isinstance(composite, str) and composite in PRESETS)
         compat = "tensorflow_lrp" if own else "zennit"
-    if compat not in CONVENTIONS:
+    if not isinstance(compat, str) or compat not in CONVENTIONS:
         raise ValueError(f"compat must be one of {list(CONVENTIONS)}, got {compat!r}")
     return CONVENTIONS[compat]
 
@@ -96,7 +96,7 @@ def _prepare(graph: Graph, composite: Any, compat: str | None) -> tuple[Composit
         chosen = find_composite(graph, composite)
         return chosen, make_plan(graph, chosen.resolve(graph), find_convention(composite, compat))
 
-    if isinstance(composite, (str, Composite)):
+    if isinstance(composite, (str, Composite)) and isinstance(compat, (str, type(None))):
         return graph.prepared((composite, compat), make)
     return make()
 
@@ -170,6 +170,16 @@ def _check_target(graph: Graph, target: Any, request: Request, n: int) -> Array 
 
 def _means(graph: Graph, x: Array, reference: Any, batch_size: int | None) -> list[Array]:
     """Mean of every value over the reference, in double precision: all of x for "batch", or the inputs given."""
+    samples = reference_samples(graph, x, reference)
+    sums: list[Any] = [0.0] * (len(graph.nodes) + 1)
+    for chunk in graph.chunks(len(samples), batch_size):
+        for sample in _samples(graph.trace(samples[chunk])):
+            sums = [total + value for total, value in zip(sums, sample, strict=True)]
+    return [(total / len(samples)).astype(graph.ops.dtype) for total in sums]
+
+
+def reference_samples(graph: Graph, x: Array, reference: Any) -> Array:
+    """The inputs whose means are the reference: x itself for "batch", or those given."""
     if isinstance(reference, str):
         if reference != "batch":
             raise ValueError(f'reference must be None, "batch" or an array of inputs, got {reference!r}')
@@ -178,11 +188,7 @@ def _means(graph: Graph, x: Array, reference: Any, batch_size: int | None) -> li
         samples = graph.as_input(reference, "reference")
     if not len(samples):
         raise ValueError("reference must hold at least one sample")
-    sums: list[Any] = [0.0] * (len(graph.nodes) + 1)
-    for chunk in graph.chunks(len(samples), batch_size):
-        for sample in _samples(graph.trace(samples[chunk])):
-            sums = [total + value for total, value in zip(sums, sample, strict=True)]
-    return [(total / len(samples)).astype(graph.ops.dtype) for total in sums]
+    return samples
 
 
 def _samples(trace: Trace) -> Any:

@@ -7,7 +7,8 @@ node reads the value before it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,16 +43,37 @@ class Trace:
 class Graph:
     """Nodes in execution order over one backend (`ops`): builds, runs forward. Immutable while running."""
 
+    _plans: dict[Any, Any]
+    _lock: threading.Lock
+
     def __init__(self, layers: Sequence[Layer], input_shape: Sequence[int], ops: Any = NATIVE):
         self.ops = ops
+        if isinstance(input_shape, str) or not isinstance(input_shape, Iterable):
+            raise TypeError(f"input_shape must be a tuple of sizes without the batch, got {input_shape!r}")
         self.input_shape = tuple(as_size(size, "input_shape") for size in input_shape)
         if not self.input_shape:
             raise ValueError("input_shape must hold at least one size: the shape of a sample without the batch")
+        if not isinstance(layers, Iterable):
+            raise TypeError(f"layers must be a list of layers, got {layers!r}")
         self.nodes = [Node(layer, (i,)) for i, layer in enumerate(layers)]
-        self._plans: dict[Any, Any] = {}
+        self.__setstate__({})
         self._check()
-        self._name()
-        self._build()
+        unnamed = [layer for layer in self.layers if not layer.name]
+        try:
+            self._name()
+            self._build()
+        except ValueError:
+            for layer in self.layers:
+                layer.in_shape = ()  # as new: the layers can be used again
+            for layer in unnamed:
+                layer.name = ""
+            raise
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key not in ("_plans", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _plans={}, _lock=threading.Lock())
 
     @property
     def layers(self) -> list[Layer]:
@@ -97,8 +119,6 @@ class Graph:
             try:
                 shapes.append(node.layer.build(*(shapes[i] for i in node.inputs)))
             except ValueError as error:
-                for built in self.layers:
-                    built.in_shape = ()  # the layers can be used again
                 raise ValueError(f"layer {node.layer.name!r} ({node.layer!r}): {error}") from None
 
     def find(self, name: str) -> int:
@@ -129,9 +149,11 @@ class Graph:
         """What `make` returns, kept by key for the next call: plans depend on the graph alone, not on weights."""
         found = self._plans.get(key)
         if found is None:
-            if len(self._plans) >= MOST_PLANS:
-                self._plans = {}
-            found = self._plans[key] = make()
+            found = make()
+            with self._lock:
+                while len(self._plans) >= MOST_PLANS:
+                    del self._plans[next(iter(self._plans))]  # the oldest
+                self._plans[key] = found
         return found
 
     def as_input(self, x: Any, name: str = "x") -> Array:

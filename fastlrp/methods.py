@@ -51,8 +51,8 @@ def _specs(graph: Graph, methods: Any) -> list[tuple[str, float | None]]:
 
 
 def _spec(method: Any) -> tuple[str, float | None]:
-    method = [method] if isinstance(method, str) else list(method)
-    known = 1 <= len(method) <= 2 and method[0] in NAMES
+    method = list(method) if isinstance(method, (list, tuple)) else [method]
+    known = 1 <= len(method) <= 2 and isinstance(method[0], str) and method[0] in NAMES
     if not known or (len(method) == 2 and not isinstance(method[1], (int, float))):
         raise ValueError(f'methods must name {", ".join(NAMES)} or {", ".join(COMBINATIONS)}, each layer as '
                          f'["name"(, number)]; got {method!r}')

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from .explain import Conservation, Explanation, conservation, explain
+from .explain import Conservation, Explanation, conservation, explain, reference_samples
 from .graph import Graph, Node
 from .layers import Layer
-from .ops import NATIVE, real_array
+from .ops import real_array
 from .reference import Array, Reference
+from .shapes import as_size
 
 
 class Network(Graph):
@@ -36,7 +37,7 @@ class Network(Graph):
         0.1: the original project's)."""
         if init not in ("he", "truncated_normal"):
             raise ValueError(f'init must be "he" or "truncated_normal", got {init!r}')
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(as_size(seed, "seed", 0))
         for layer in self.weighted:
             layer.initialise(rng, init)
 
@@ -53,8 +54,8 @@ class Network(Graph):
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
         lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:<{widths[2]}}  {d:>{widths[3]}}".rstrip()
                  for a, b, c, d in rows]
-        return "\n".join([*lines, f"{count:,} parameters, {self.ops.dtype} "
-                          + ("on compiled kernels" if self.ops is NATIVE else "on NumPy")])
+        return "\n".join([*lines, f"{count:,} parameters, {self.ops.dtype}"
+                          f" on {self.ops.name}"])
 
     def explain(self, x: Any, target: Any = None, composite: Any = "epsilon_plus_flat", *, start: Any = None,
                 start_layer: str | None = None, layers: bool = False, reference: Any = None,
@@ -112,7 +113,7 @@ class Network(Graph):
         layer = self._layer_at(explain_layer_id)
         output = self._outputs(x, layer, batch_size)
         if reference is not None:
-            samples = x if isinstance(reference, str) else self.as_input(reference, "reference")
+            samples = reference_samples(self, x, reference)
             output = output - self._outputs(samples, layer, batch_size).mean(axis=0, dtype=np.float64)
         start = output * self._class_filter(class_filter, output)
         found = self.explain(x, None, methods, start=start, start_layer=layer.name, layers=True, reference=reference,
@@ -131,7 +132,7 @@ class Network(Graph):
         return found.layers[self.layers[formatted - 1].name] if formatted else found.relevance
 
     def _layer_at(self, index: int) -> Layer:
-        if not -len(self.layers) <= index < len(self.layers):
+        if not isinstance(index, (int, np.integer)) or not -len(self.layers) <= index < len(self.layers):
             raise ValueError(f"explain_layer_id must be an index into the {len(self.layers)} layers, got {index}")
         return self.layers[index]
 
@@ -157,8 +158,8 @@ class Network(Graph):
 
     def to_numpy(self, dtype: Any = np.float64) -> Network:
         """The same network on the NumPy twin alone, in any float dtype, with the same calls."""
-        twin = copy.copy(self)
-        twin.ops, twin._plans = Reference(dtype), {}
+        twin = copy.copy(self)  # shares nothing that changes: a copy's plans are its own
+        twin.ops = Reference(dtype)
         twin.nodes = [Node(node.layer.astype(twin.ops.dtype), node.inputs) for node in self.nodes]
         return twin
 

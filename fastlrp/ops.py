@@ -23,6 +23,7 @@ from .shapes import Geometry, Window, as_size
 class Native:
     """The compiled kernels: float32, C-contiguous, channels last."""
 
+    name = "compiled kernels"
     dtype = np.dtype(np.float32)
 
     @property
@@ -105,7 +106,10 @@ NATIVE = Native()
 
 def real_array(value: Any, dtype: np.dtype, name: str) -> Array:
     """Any real array as a C-contiguous, aligned array of `dtype` (the same object where it already is one)."""
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} must be an array: {error}") from None
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name} must be an array of real numbers, got dtype {array.dtype}")
     return np.require(array, dtype, ["C", "A"])

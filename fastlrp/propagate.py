@@ -7,7 +7,7 @@ them into products, the same for the compiled kernels and for the NumPy twin.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,7 @@ class Plan:
     bounds: Mapping[int, Bounds]  # ZBox's, by node, in the shape of the layer's input
     nonnegative: Sequence[bool]  # for each value: known to be so whatever the input
     means: Sequence[Array] | None = None  # mean of each value over the reference
+    constants: dict[str, tuple[Array, Array | None, Array | None]] = field(default_factory=dict)  # see _box_constant
 
 
 def make_plan(graph: Graph, rules: Sequence[Rule], convention: Convention) -> Plan:
@@ -145,7 +146,7 @@ class _Linear:
         self.ops, self.layer, self.convention = ops, layer, plan.convention
         rule: Any = plan.rules[index]
         self.rule = rule
-        self.box = plan.bounds.get(index)
+        self.box, self.constants = plan.bounds.get(index), plan.constants
         uses_bias = rule.bias and plan.convention.bias and plan.means is None
         self.bias = layer.bias if uses_bias else None
 
@@ -191,23 +192,30 @@ class _Linear:
         assert self.box is not None  # make_plan gives every ZBox its bounds
         low, high = self.box
         reads: list[Operand] = [(x, "shifted", low), (x, "shifted", high)]
-        key = (self.ops.key, "box", low.tobytes(), high.tobytes())
-        constant = None if z is None else self.layer.packed(key, self._box_constant)[0]
+        constant = None if z is None else self._box_constant(low, high)
         if z is None or constant is None:
             return self._back(self._quotients(reads, relevance), reads)
         flat = self._ratio(relevance.reshape(len(x), -1), 1.0)
         a = self.ops.ratio_map(z.reshape(len(x), -1), constant, flat).reshape(relevance.shape)
         return self._back([("p", a)], reads)
 
-    def _box_constant(self, layer: WeightedLayer, key: tuple[Any, ...]) -> tuple[Array | None]:
-        """−b − (lW⁺ + hW⁻) for every output, or None where it is so large that the difference would lose digits."""
-        assert self.box is not None
-        low, high = (bound[None] for bound in self.box)
-        parts = ("+", "-")
-        total = self.ops.product(layer, parts, [(low, "plain", None), (high, "plain", None)], bias=layer.bias)
-        reach = self.ops.product(layer, parts, [(high - low, "plain", None), (low - high, "plain", None)])
+    def _box_constant(self, low: Array, high: Array) -> Array | None:
+        """−b − (lW⁺ + hW⁻) for every output, or None where it is so large that the difference would lose digits.
+
+        Computed once per plan and weights.
+        """
+        layer, parts = self.layer, ("+", "-")
+        kept = self.constants.get(layer.name)
+        if kept is not None and kept[0] is layer.weight and kept[1] is layer.bias:
+            return kept[2]
+        total = self.ops.product(layer, parts, [(low[None], "plain", None), (high[None], "plain", None)],
+                                 bias=layer.bias)
+        span = (high - low)[None]
+        reach = self.ops.product(layer, parts, [(span, "plain", None), (-span, "plain", None)])
         precise = bool((np.abs(total) <= MOST_CANCELLED * reach).all())
-        return (np.ascontiguousarray(-total.reshape(-1)) if precise else None,)
+        constant = np.ascontiguousarray(-total.reshape(-1)) if precise else None
+        self.constants[layer.name] = (layer.weight, layer.bias, constant)
+        return constant
 
     def _signed(self, reads: list[Operand], z: Array | None, relevance: Array) -> Array:
         """The canonical form: reads are x⁺ and x⁻ (x alone where it is non-negative), or x − low and x − high."""

@@ -28,18 +28,24 @@ def negative(x: Array) -> Array:
     return np.minimum(x, 0)
 
 
+READS: dict[str, Callable[[Array, Any], Array]] = {
+    "plain": lambda x, _: x, "positive": lambda x, _: positive(x), "negative": lambda x, _: negative(x),
+    "shifted": lambda x, bound: x - bound}
+
+PARTS: dict[str, Callable[[Array], Array]] = {
+    "w": lambda w: w, "+": positive, "-": negative, "square": np.square, "one": np.ones_like}
+
+
 def read(x: Array, how: str, bound: Array | None = None) -> Array:
     """An operand as a rule reads it: x, x⁺, x⁻ or x − bound."""
-    return {"plain": lambda: x, "positive": lambda: positive(x), "negative": lambda: negative(x),
-            "shifted": lambda: x - bound}[how]()
+    return READS[how](x, bound)
 
 
 def weight_part(weight: Array, part: Part) -> Array:
     """The weights as a rule reads them: w, w⁺, w⁻, w², 1, or ("gamma", γ): w⁺ + γ w⁻."""
     if isinstance(part, tuple):
         return positive(weight) + weight.dtype.type(part[1]) * negative(weight)
-    return {"w": lambda: weight, "+": lambda: positive(weight), "-": lambda: negative(weight),
-            "square": lambda: weight * weight, "one": lambda: np.ones_like(weight)}[part]()
+    return PARTS[part](weight)
 
 
 def quotient(sums: Array, ratio: Ratio) -> Array:
@@ -128,6 +134,8 @@ ACTIVATIONS: dict[str, tuple[Callable, Callable]] = {
 
 class Reference:
     """The operations of ops.Native in one float dtype."""
+
+    name = "NumPy"
 
     def __init__(self, dtype: Any = np.float64):
         self.dtype = np.dtype(dtype)

@@ -6,8 +6,10 @@ nothing touches array data, so that layers, kernels and the NumPy twin agree on 
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -16,13 +18,25 @@ Padding = tuple[Pair, Pair]  # ((top, bottom), (left, right))
 
 
 def as_size(value: Any, name: str, low: int = 1) -> int:
-    """One whole number of at least `low`, or a ValueError that names the argument."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    """One whole number of at least `low`, or an error that names the argument."""
+    try:
+        size = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an int, got {value!r}") from None
+    if isinstance(value, bool):
         raise TypeError(f"{name} must be an int, got {value!r}")
-    value = value.__index__()
-    if value < low:
-        raise ValueError(f"{name} must be at least {low}, got {value}")
-    return value
+    if size < low:
+        raise ValueError(f"{name} must be at least {low}, got {size}")
+    return size
+
+
+def as_number(value: Any, name: str, finite: bool = True) -> float:
+    """One (finite) number as a float, or an error that names the argument."""
+    if isinstance(value, (str, bytes)) or not hasattr(value, "__float__"):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not math.isfinite(number := float(value)) and finite:
+        raise ValueError(f"{name} must be finite, got {value!r}")
+    return number
 
 
 def as_pair(value: Any, name: str, low: int = 1) -> Pair:
@@ -103,6 +117,10 @@ class Window:
             raise ValueError(f"kernel {kernel} with dilation {dilation} does not fit an input of shape "
                              f"{tuple(in_shape)} with padding {padding}")
         return window
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies take the sizes alone: everything else follows from them."""
+        return type(self), tuple(getattr(self, field.name) for field in fields(self))
 
     @cached_property
     def grid(self) -> Pair:

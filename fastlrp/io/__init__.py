@@ -76,7 +76,7 @@ def load(path: Path) -> Network:
             net = build(description)
         tensors = iter(description.tensors)
         for layer, key in _parameters(net):
-            layer._store(key, _tensor(archive, next(tensors), net.ops.dtype))
+            setattr(layer, key, _tensor(archive, next(tensors), net.ops.dtype))
     return net
 
 

@@ -70,12 +70,7 @@ class Description:
 
 def parameter_shapes(net: Graph) -> dict[str, Shape]:
     """Tensor name to shape for all parameters of a network, filled or not, in the order in which they are stored."""
-    shapes: dict[str, Shape] = {}
-    for layer in net.weighted:
-        shapes[f"{layer.name}/weight"] = layer.weight_shape
-        if layer.use_bias:
-            shapes[f"{layer.name}/bias"] = (layer.out,)
-    return shapes
+    return {f"{layer.name}/{key}": shape for layer in net.weighted for key, shape in layer.parameter_shapes.items()}
 
 
 def member_name(tensor: str) -> str:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import numpy as np
-
 from ..reference import Array
+from ..shapes import as_number
 from .base import Layer
 
 
@@ -39,9 +38,7 @@ class LeakyReLU(Activation):
 
     def __init__(self, slope: float = 0.01, name: str | None = None):
         super().__init__(name)
-        if not np.isfinite(slope):
-            raise ValueError(f"slope must be a finite number, got {slope!r}")
-        self.slope = self.parameter = float(slope)
+        self.slope = self.parameter = as_number(slope, "slope")
 
 
 class Tanh(Activation):

@@ -21,6 +21,8 @@ from ..shapes import Geometry
 
 Shape = tuple[int, ...]
 
+MOST_PACKED = 32  # forms of one layer's weights kept: rules with ever new numbers must not fill the memory
+
 
 class Layer:
     """One operation of a network.
@@ -106,6 +108,7 @@ class WeightedLayer(Layer):
         if not isinstance(bias, (bool, np.bool_)):
             raise TypeError(f"bias must be True or False, got {bias!r}")
         self.out, self.use_bias = out, bool(bias)
+        self.dtype = np.dtype(np.float32)
         self._parameters: dict[str, Array] = {}
         self._packed: dict[tuple[Any, ...], Any] = {}
         self._lock = threading.RLock()
@@ -115,10 +118,17 @@ class WeightedLayer(Layer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _packed={}, _lock=threading.RLock())
+        for value in self._parameters.values():
+            value.flags.writeable = False  # which copies forget
 
     @property
     def weight_shape(self) -> Shape:
         return self.geometry.weight_shape
+
+    @property
+    def parameter_shapes(self) -> dict[str, Shape]:
+        """Name to shape, for the parameters that this layer has."""
+        return {"weight": self.weight_shape, **({"bias": (self.out,)} if self.use_bias else {})}
 
     @property
     def filters(self) -> Array:
@@ -132,7 +142,7 @@ class WeightedLayer(Layer):
 
     @weight.setter
     def weight(self, value: Any) -> None:
-        self._assign("weight", value, self.weight_shape)
+        self._assign("weight", value)
 
     @property
     def bias(self) -> Array | None:
@@ -143,7 +153,7 @@ class WeightedLayer(Layer):
     def bias(self, value: Any) -> None:
         if not self.use_bias:
             raise ValueError(f"layer {self.name!r} was made with bias=False and has no bias to assign")
-        self._assign("bias", value, (self.out,))
+        self._assign("bias", value)
 
     @property
     def parameters(self) -> dict[str, Array]:
@@ -152,12 +162,14 @@ class WeightedLayer(Layer):
 
     def _parameter(self, key: str) -> Array:
         if key not in self._parameters:
-            raise ValueError(f"{type(self).__name__} has no {key} yet: its shape is known once a Network is built")
+            raise ValueError(f"{type(self).__name__} has no {key} yet: "
+                             + ("assign it" if self.in_shape else "its shape is known once a Network is built"))
         return self._parameters[key]
 
-    def _assign(self, key: str, value: Any, shape: Shape) -> None:
-        dtype = self._parameter(key).dtype
-        value = real_array(value, dtype, f"{self.name}.{key}")
+    def _assign(self, key: str, value: Any) -> None:
+        if not self.in_shape:
+            raise ValueError(f"{type(self).__name__} takes no {key} yet: its shape is known once a Network is built")
+        value, shape = real_array(value, self.dtype, f"{self.name}.{key}"), self.parameter_shapes[key]
         if value.shape != shape:
             raise ValueError(f"{self.name}.{key} must have shape {shape}, got {value.shape}")
         self._store(key, value)
@@ -176,7 +188,7 @@ class WeightedLayer(Layer):
 
         Source: He et al. 2015, Delving Deep into Rectifiers.
         """
-        shape, dtype = self.weight_shape, next((a.dtype for a in self._parameters.values()), np.dtype(np.float32))
+        shape = self.weight_shape
         if init == "he":
             weight = rng.standard_normal(shape) * math.sqrt(2 / math.prod(shape[:-1]))
         else:
@@ -184,9 +196,9 @@ class WeightedLayer(Layer):
             while (far := np.abs(weight) > 2).any():
                 weight[far] = rng.standard_normal(int(far.sum()))
             weight *= 0.1
-        self._store("weight", weight.astype(dtype))
+        self.weight = weight
         if self.use_bias:
-            self._store("bias", np.full(self.out, 0.0 if init == "he" else 0.1, dtype))
+            self.bias = np.full(self.out, 0.0 if init == "he" else 0.1)
 
     def packed(self, key: tuple[Any, ...], pack: Callable[[WeightedLayer, tuple[Any, ...]], Any]) -> Any:
         """What `pack(self, key)` made of the present weights: made once, under a lock, shared read-only."""
@@ -195,6 +207,8 @@ class WeightedLayer(Layer):
             with self._lock:
                 found = self._packed.get(key)
                 if found is None:
+                    while len(self._packed) >= MOST_PACKED:
+                        del self._packed[next(iter(self._packed))]  # the oldest
                     found = self._packed[key] = pack(self, key)
         return found
 
@@ -213,7 +227,7 @@ class WeightedLayer(Layer):
 
     def astype(self, dtype: np.dtype) -> Layer:
         twin = copy.copy(self)
-        twin._parameters = {}
+        twin.dtype, twin._parameters = np.dtype(dtype), {}
         for key, value in self._parameters.items():
             twin._store(key, value.astype(dtype))
         return twin

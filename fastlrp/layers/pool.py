@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..reference import Array
-from ..shapes import Window, as_padding, as_pair
+from ..shapes import Window, as_number, as_padding, as_pair
 from .base import Layer, Shape
 
 
@@ -44,13 +44,16 @@ class SumPool2d(Pool2d):
                  name: str | None = None):
         super().__init__(kernel, stride, padding, name)
         if scale != "sqrt":
-            if isinstance(scale, str) or not np.isfinite(scale):
+            if isinstance(scale, str):
                 raise ValueError(f'scale must be a finite number or "sqrt", got {scale!r}')
-            scale = float(scale)
+            scale = as_number(scale, "scale")
             if scale < 0:
                 self.nonnegative = "unknown"
         self.scale = scale
         self._kept: dict[np.dtype, Array] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": {}}
 
     def _scales(self) -> Array:
         """The factor of each output position (rows, cols), in double precision."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from ..reference import Array
-from ..shapes import as_padding
+from ..shapes import as_number, as_padding, as_size
 from .base import Layer, Shape
 
 
@@ -23,8 +23,10 @@ class Reshape(Layer):
 
     def __init__(self, shape: Sequence[int] | int, name: str | None = None):
         super().__init__(name)
-        self.shape = (shape,) if isinstance(shape, int) else tuple(int(size) for size in shape)
-        if any(size < 1 and size != -1 for size in self.shape) or self.shape.count(-1) > 1:
+        if isinstance(shape, str) or not isinstance(shape, (int, Iterable)):
+            raise TypeError(f"shape must be a tuple of sizes, got {shape!r}")
+        self.shape = tuple(as_size(size, "shape", -1) for size in ((shape,) if isinstance(shape, int) else shape))
+        if 0 in self.shape or self.shape.count(-1) > 1:
             raise ValueError(f"shape must hold positive sizes and at most one -1, got {self.shape}")
 
     def infer(self, in_shape: Shape) -> Shape:
@@ -63,7 +65,7 @@ class Pad2d(Layer):
         resolved = as_padding(padding)
         if isinstance(resolved, str):
             raise ValueError('padding must be numbers here; "same" belongs to convolutions and pools')
-        self.padding, self.value = resolved, float(value)
+        self.padding, self.value = resolved, as_number(value, "value", finite=False)
         self.nonnegative = "as input" if self.value >= 0 else "unknown"
 
     def infer(self, in_shape: Shape) -> Shape:
@@ -90,9 +92,9 @@ class Dropout(Layer):
 
     def __init__(self, rate: float = 0.5, name: str | None = None):
         super().__init__(name)
-        if not 0 <= rate < 1:
+        self.rate = as_number(rate, "rate")
+        if not 0 <= self.rate < 1:
             raise ValueError(f"rate must be in [0, 1), got {rate!r}")
-        self.rate = float(rate)
 
     def forward(self, ops: Any, x: Array) -> tuple[Array, Any]:
         return x, None

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from ..ops import real_array
 from ..reference import Array
+from ..shapes import as_number
 from .base import Layer, Shape
 
 
@@ -19,9 +21,9 @@ class Format(Layer):
 
     def __init__(self, low: float = -1.0, high: float = 1.0, name: str | None = None):
         super().__init__(name)
-        self.low, self.high = float(low), float(high)
-        if not np.isfinite([self.low, self.high]).all() or self.low >= self.high:
-            raise ValueError(f"low and high must be finite with low < high, got low={low!r}, high={high!r}")
+        self.low, self.high = as_number(low, "low"), as_number(high, "high")
+        if self.low >= self.high:
+            raise ValueError(f"low must be less than high, got low={low!r}, high={high!r}")
 
     @property
     def bounds(self) -> tuple[Array, Array]:
@@ -44,8 +46,8 @@ class Normalize(Layer):
 
     def __init__(self, mean: Any, std: Any, name: str | None = None):
         super().__init__(name)
-        mean, std = np.asarray(mean, np.float64), np.asarray(std, np.float64)
-        if mean.ndim > 1 or std.ndim > 1 or not np.isfinite(mean).all() or not (std > 0).all():
+        mean, std = (real_array(value, np.dtype(np.float64), name) for value, name in ((mean, "mean"), (std, "std")))
+        if mean.ndim > 1 or std.ndim > 1 or not np.isfinite(mean).all() or not (np.isfinite(std) & (std > 0)).all():
             raise ValueError(f"mean and std must be finite numbers or one per channel, std > 0; got {mean}, {std}")
         self.mean, self.std = mean.tolist(), std.tolist()
 

@@ -88,21 +88,21 @@ def fit(net: Graph, x: Any, t: Any, epochs: int = 1, batch_size: int = 50, optim
     Raises FloatingPointError naming the step where loss, gradients or parameters are no longer finite (with patience
     or criterion the parameters of the best evaluation are restored); ValueError or TypeError naming a bad argument.
     """
-    x, n = _check_inputs(net, x), len(x)
+    x = _check_inputs(net, x)
     epochs, batch_size = as_size(epochs, "epochs"), as_size(batch_size, "batch_size")
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be called as callback(step, loss), got {callback!r}")
     order, dropout = _streams(seed)
     step = _Step(net, find_optimizer(optimizer), find_loss(loss), dropout)
-    targets = _check_targets(net, t, n, step.loss, "t")
-    per_epoch = -(-n // batch_size)
+    targets = _check_targets(net, t, len(x), step.loss, "t")
+    per_epoch = -(-len(x) // batch_size)
     criterion = find_criterion(patience, criterion)
     if validation_data is None and not (criterion is None and validation_every is None):
         raise ValueError("validation_data must be given with patience, criterion or validation_every, got None")
     every = per_epoch if validation_every is None else as_size(validation_every, "validation_every")
     watch = _Watch(net, *_validation(net, step.loss, validation_data), every, criterion)
     np.empty(HEAP_BLOCK, np.uint8)  # freed at once: glibc then keeps what a step frees for the next one's arrays
-    rows = _batches(order, n, epochs, batch_size)
+    rows = _batches(order, len(x), epochs, batch_size)
     hidden = None if progress is None else not progress  # None: where stderr is no terminal
     with tqdm(total=epochs * per_epoch, desc="training", unit="step", disable=hidden,
               delay=0 if progress else BAR_DELAY) as bar:
@@ -173,12 +173,12 @@ class _Step:
             raise ValueError("the network has no parameters to train")
 
     def __call__(self, number: int, x: Array, target: Array) -> float:
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # what overflows here ends in the loss
+        with np.errstate(all="ignore"):  # what overflows here ends in the loss
             value, found = _gradients(self.net, self.net.as_input(x), target, self.loss, self.rng)
         _demand(math.isfinite(value), f"the loss is {value} at step {number}")
         keys = [(layer, key, array) for layer in self.layers for key, array in layer.parameters.items()]
         try:
-            with np.errstate(over="raise", invalid="raise", divide="raise"):
+            with np.errstate(all="raise", under="ignore"):
                 updated = self.optimizer.update(self.net, [array for *_, array in keys],
                                                 [found[layer.name][key] for layer, key, _ in keys])
         except FloatingPointError as error:

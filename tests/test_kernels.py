@@ -1,0 +1,507 @@
+"""Every operation of the compiled kernels against the NumPy twin, on every instruction set, over odd shapes.
+
+Small integers make all sums exact: there the kernels equal the float32 twin bit for bit (up to the sign of zero).
+On normal data they are within rounding of the float64 twin. Outputs start as NaN between guards, inputs lie between
+NaNs and must come out unchanged.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import ISAS, LINEAR, WINDOWS, Draw, guarded, make_layer, relative_error, run_python
+
+from fastlrp import _kernels
+from fastlrp.ops import NATIVE
+from fastlrp.reference import Reference, linear, linear_back
+from fastlrp.shapes import Geometry, Window, as_padding
+
+pytestmark = pytest.mark.usefixtures("poisoned")
+
+EXACT, SINGLE = Reference(np.float32), Reference(np.float64)
+ROUNDING = 3e-6  # relative L2 error of float32 sums of a few thousand terms
+
+
+class Operands:
+    """Arrays by name, handed out as float32 or in the twin's type; knows whether they were changed."""
+
+    def __init__(self, **arrays: np.ndarray):
+        self.__dict__.update(arrays)
+        self._arrays = arrays
+        self._before = {name: array.tobytes() for name, array in arrays.items()}
+
+    def astype(self, dtype: np.dtype) -> Operands:
+        floats = {k: a.astype(dtype) if a.dtype.kind == "f" else a for k, a in self._arrays.items()}
+        return Operands(**floats)
+
+    def check_unmodified(self) -> None:
+        for name, array in self._arrays.items():
+            assert array.tobytes() == self._before[name], f"{name} was modified"
+
+
+Verb = Callable[[Any, Any, Any], Any]
+
+
+def as_arrays(result: Any) -> Sequence[np.ndarray]:
+    return result if isinstance(result, tuple) else (result,)
+
+
+def on_twin(verb: Verb, subject: Any, operands: Operands, exact: bool) -> Sequence[np.ndarray]:
+    twin = EXACT if exact else SINGLE
+    subject = subject.astype(twin.dtype) if hasattr(subject, "astype") else subject
+    return as_arrays(verb(twin, subject, operands.astype(twin.dtype)))
+
+
+def check(verb: Verb, subject: Any, operands: Operands, expected: Sequence[np.ndarray], exact: bool,
+          tolerance: float = ROUNDING) -> None:
+    """verb(ops, subject, operands) on the kernels against what the twin gave."""
+    found = as_arrays(verb(NATIVE, subject, operands))
+    operands.check_unmodified()
+    assert len(found) == len(expected)
+    for a, b in zip(found, expected, strict=True):
+        if exact or b.dtype.kind != "f":
+            assert a.dtype == b.dtype
+            if not (a.shape == b.shape and np.array_equal(a, b)):  # the quick way; the other explains, and knows NaN
+                np.testing.assert_array_equal(a, b, strict=True)
+        else:
+            assert a.dtype == np.float32
+            assert relative_error(a, b) <= tolerance
+
+
+def compare(verb: Verb, subject: Any, operands: Operands, exact: bool, tolerance: float = ROUNDING) -> None:
+    check(verb, subject, operands, on_twin(verb, subject, operands, exact), exact, tolerance)
+
+
+# ---- products ----
+
+PRODUCTS: dict[str, Verb] = {
+    "forward": lambda ops, layer, d: ops.product(layer, ("w",), [(d.x, "plain", None)]),
+    "bias": lambda ops, layer, d: ops.product(layer, ("w",), [(d.x, "plain", None)], bias=d.bias),
+    "positive weights, quotient": lambda ops, layer, d: ops.product(
+        layer, ("+",), [(d.x, "plain", None)], ratio=(d.g, 4.0, 1.0, True)),
+    "negative input, bias, quotient": lambda ops, layer, d: ops.product(
+        layer, ("-",), [(d.x, "negative", None)], bias=d.bias, ratio=(d.g, 2.0, -2.0, True)),
+    "signed parts": lambda ops, layer, d: ops.product(
+        layer, ("+", "-"), [(d.x, "positive", None), (d.x, "negative", None)], bias=d.bias,
+        ratio=(d.g, 0.25, 2.0, True)),
+    "box, unsigned stabiliser": lambda ops, layer, d: ops.product(
+        layer, ("+", "-"), [(d.x, "shifted", d.low), (d.x, "shifted", d.high)], ratio=(d.g, 0.125, 1.0, False)),
+    "squares of ones": lambda ops, layer, d: ops.product(layer, ("square",), [(d.ones, "plain", None)]),
+    "simple gamma": lambda ops, layer, d: ops.product(layer, (("gamma", 0.5),), [(d.x, "positive", None)]),
+    "back": lambda ops, layer, d: ops.product_back(layer, [(d.g, "plain", None)], [(("w",), None)]),
+    "back, ones": lambda ops, layer, d: ops.product_back(layer, [(d.g, "plain", None)], [(("one",), None)]),
+    "back, factor": lambda ops, layer, d: ops.product_back(
+        layer, [(d.g, "plain", None)], [(("w",), (d.x, "plain", None))]),
+    "back, two operands": lambda ops, layer, d: ops.product_back(
+        layer, [(d.g, "plain", None), (d.h, "plain", None)], [(("+", "-"), (d.x, "negative", None))]),
+    "back, two sides": lambda ops, layer, d: ops.product_back(
+        layer, [(d.g, "plain", None)],
+        [(("+",), (d.x, "shifted", d.low)), (("-",), (d.x, "shifted", d.high))]),
+    "back, two operands, two sides": lambda ops, layer, d: ops.product_back(
+        layer, [(d.g, "plain", None), (d.h, "plain", None)],
+        [(("+", "-"), (d.x, "positive", None)), (("-", "+"), (d.x, "negative", None))]),
+    "back, positive reading": lambda ops, layer, d: ops.product_back(
+        layer, [(d.g, "positive", None)], [(("w",), (d.x, "plain", None))]),
+    "weight gradient": lambda ops, layer, d: ops.weight_gradient(layer, d.x, d.g).reshape(layer.weight_shape),
+    "bias gradient": lambda ops, layer, d: ops.channel_sum(d.g),
+}
+
+
+def product_operands(layer: Any, n: int, draw: Draw) -> Operands:
+    into, out = layer.in_shape, layer.out_shape
+    return Operands(x=draw(n, *into), low=guarded(draw(*into) - 5), high=guarded(draw(*into) + 5),
+                    ones=guarded(np.ones((n, *into))), bias=draw(out[-1]), g=draw(n, *out), h=draw(n, *out))
+
+
+PER_ISA = pytest.mark.parametrize("isa", ISAS, indirect=True)  # varies fastest, so that the twin runs once for all
+
+
+@functools.lru_cache(maxsize=4)
+def product_cases(name: str, verb: str) -> list[tuple[Any, Operands, Sequence[np.ndarray], bool]]:
+    """(layer, operands, what the twin gives, exact): integers in batches of 1, 3 and 13, a batch of normal data."""
+    large, found = np.prod(LINEAR[name][0]) > 2000, []
+    for exact, batches in ((True, (1, 2) if large else (1, 3, 13)), (False, (2,))):
+        draw = Draw(7, exact)
+        layer = make_layer(*LINEAR[name], draw)
+        for n in batches:
+            operands = product_operands(layer, n, draw)
+            found.append((layer, operands, on_twin(PRODUCTS[verb], layer, operands, exact), exact))
+    return found
+
+
+@PER_ISA
+@pytest.mark.parametrize("verb", PRODUCTS)
+@pytest.mark.parametrize("name", LINEAR)
+def test_products(isa: str, name: str, verb: str) -> None:
+    """Exact on integers, within rounding on normal data."""
+    for layer, operands, expected, exact in product_cases(name, verb):
+        check(PRODUCTS[verb], layer, operands, expected, exact)
+
+
+@pytest.mark.parametrize("verb", PRODUCTS)
+@pytest.mark.parametrize("name", ["dense 7 to 5", "conv stride 2", "grouped", "narrow both ways"])
+def test_products_of_no_samples(isa: str, name: str, verb: str) -> None:
+    """An empty batch gives an empty result; gradients of parameters are zero."""
+    draw = Draw(7, exact=True)
+    layer = make_layer(*LINEAR[name], draw)
+    compare(PRODUCTS[verb], layer, product_operands(layer, 0, draw), exact=True)
+
+
+def random_layer(rng: np.random.Generator) -> tuple[tuple[int, ...], dict[str, Any]]:
+    """A convolution of any kind whose kernel fits; one in ten is dense."""
+    def pair(low: int, high: int) -> tuple[int, int]:
+        return tuple(int(v) for v in rng.integers(low, high + 1, 2))
+    if rng.random() < 0.1:
+        return (int(rng.integers(1, 41)),), {"out": int(rng.integers(1, 41))}
+    while True:
+        groups = int(rng.choice([1, 1, 1, 2, 3]))
+        shape = (*pair(1, 12), int(rng.integers(1, 9)) * groups)
+        if rng.random() < 0.3:
+            shape = (shape[0], int(rng.integers(16, 41)), shape[2])
+        padding = "same" if rng.random() < 0.2 else (pair(0, 3), pair(0, 3))
+        options = {"out": int(rng.integers(1, 14)) * groups, "kernel": pair(1, 4), "stride": pair(1, 3),
+                   "padding": padding, "dilation": pair(1, 3), "groups": groups}
+        try:
+            Geometry.fit(shape, options["kernel"], options["stride"], padding, options["dilation"])
+        except ValueError:
+            continue
+        return shape, options
+
+
+@functools.lru_cache(maxsize=2)
+def random_cases(seed: int) -> list[tuple[str, str, Any, Operands, Sequence[np.ndarray]]]:
+    """Ten random layers, each with every verb: (what it is, verb, layer, operands, what the twin gives)."""
+    rng, found = np.random.default_rng(seed), []
+    for i in range(10):
+        shape, options = random_layer(rng)
+        draw = Draw(100 * seed + i, exact=True)
+        layer = make_layer(shape, options, draw)
+        operands = product_operands(layer, int(rng.choice([1, 2, 7])), draw)
+        found += [(f"{name} of {layer!r} on {shape}", name, layer, operands, on_twin(verb, layer, operands, True))
+                  for name, verb in PRODUCTS.items()]
+    return found
+
+
+@PER_ISA
+@pytest.mark.parametrize("seed", range(30))
+def test_products_of_random_layers(isa: str, seed: int) -> None:
+    """Ten random layers a seed, every verb on each, exact."""
+    for what, verb, layer, operands, expected in random_cases(seed):
+        try:
+            check(PRODUCTS[verb], layer, operands, expected, exact=True)
+        except AssertionError as error:
+            raise AssertionError(f"{what}: {error}") from error
+
+
+@pytest.mark.parametrize("name", ["conv same", "grouped", "conv stride (3, 2)", "narrow, one output", "narrow back",
+                                  "conv unequal padding", "dense 40 to 33", "conv dilated"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=str)
+def test_not_a_number_reaches_what_depends_on_it(isa: str, name: str, value: float) -> None:
+    """Outputs not connected to the value have the bits they have without it; a NaN reaches all others."""
+    draw = Draw(5, exact=False)
+    layer = make_layer(*LINEAR[name], draw)
+    d = product_operands(layer, 3, draw)
+    geometry, ones = layer.geometry, np.ones_like(layer.filters)
+    directions = (
+        (d.x, geometry.in_shape, linear, lambda x: NATIVE.product(layer, ("w",), [(x, "plain", None)])),
+        (d.g, geometry.out_shape, linear_back,
+         lambda g: NATIVE.product_back(layer, [(g, "plain", None)], [(("w",), None)])))
+    for clean, shape, spread, run in directions:
+        dirty, mark = clean.reshape(3, *shape).copy(), np.zeros((3, *shape))
+        at = (1, shape[0] // 2, shape[1] // 2, shape[2] // 2)
+        dirty[at], mark[at] = value, 1
+        reached = spread(geometry, mark, ones) > 0
+        found, expected = run(dirty.reshape(clean.shape)).reshape(reached.shape), run(clean).reshape(reached.shape)
+        np.testing.assert_array_equal(found[~reached], expected[~reached])
+        assert reached.any() and not np.isfinite(found[reached]).any()
+        assert not np.isnan(value) or np.isnan(found[reached]).all()
+
+
+def test_the_table_reaches_both_ways_back(isa: str) -> None:
+    """Products back run over destination pixels or scatter source pixels, by shape."""
+    layers = [make_layer(*case, Draw(0, exact=True)) for case in LINEAR.values()]
+    ways = [layer.geometry.simplest.prefers_scatter(_kernels.lanes()) for layer in layers]
+    assert 3 <= sum(ways) < len(ways)
+
+
+def test_shifted_readings_back() -> None:
+    """In a process of its own: every way back knows every reading, bounds included."""
+    done = run_python("""
+import numpy as np
+from cases import LINEAR, Draw, make_layer
+from fastlrp.ops import NATIVE
+from fastlrp.reference import Reference
+for name in LINEAR:
+    draw = Draw(1, exact=True)
+    layer = make_layer(*LINEAR[name], draw)
+    reads = [(draw(2, *layer.out_shape), "shifted", draw(*layer.out_shape)) for _ in range(2)]
+    for sides in ([(("w",), None)], [(("+", "-"), None)]):
+        operands = reads[:len(sides[0][0])]
+        expected = Reference(np.float32).product_back(layer, operands, sides)
+        assert np.array_equal(NATIVE.product_back(layer, operands, sides), expected), (name, sides)
+""")
+    assert done.returncode == 0, done.stderr
+
+
+def test_outputs_are_poisoned(isa: str, poisoned: Any) -> None:
+    """The fixture does what it says: kernels write into arrays full of NaN."""
+    d = kernel_arguments()
+    for name, (_, run) in KERNEL_CALLS.items():
+        before = len(poisoned.guards)
+        run(d)
+        assert len(poisoned.guards) > before, name
+    assert np.isnan(_kernels.empty((3, 4))).all()
+
+
+# ---- pools ----
+
+POOLS: dict[str, Verb] = {
+    "sum": lambda ops, w, d: ops.sum_pool(w, d.x, d.scale),
+    "sum back": lambda ops, w, d: ops.sum_pool_backward(w, d.g, d.scale),
+    "sum back, factor": lambda ops, w, d: ops.sum_pool_backward(w, d.g, d.scale, d.x),
+    "max": lambda ops, w, d: ops.max_pool(w, d.x),
+    "max back": lambda ops, w, d: ops.max_pool_backward(w, d.g, d.winner),
+}
+
+
+def window_of(name: str) -> Window:
+    shape, kernel, stride, padding = WINDOWS[name]
+    return Window.fit(shape, kernel, stride, as_padding(padding))
+
+
+def pool_operands(window: Window, n: int, draw: Draw) -> Operands:
+    x = draw(n, *window.in_shape)
+    winner = EXACT.max_pool(window, np.asarray(x))[1]
+    scale = guarded(draw.rng.choice([0.25, 0.5, 1, 2], window.grid))
+    return Operands(x=x, g=draw(n, *window.out_shape), scale=scale, winner=winner)
+
+
+@pytest.mark.parametrize("verb", POOLS)
+@pytest.mark.parametrize("name", WINDOWS)
+def test_pools(isa: str, name: str, verb: str) -> None:
+    """Integers bring ties to the maximum; scales differ from window to window."""
+    window = window_of(name)
+    for exact in (True, False):
+        draw = Draw(11, exact)
+        for n in (1, 3):
+            compare(POOLS[verb], window, pool_operands(window, n, draw), exact)
+
+
+@pytest.mark.parametrize("verb", POOLS)
+def test_pools_of_no_samples(isa: str, verb: str) -> None:
+    """An empty batch gives an empty result."""
+    window = window_of("padded")
+    compare(POOLS[verb], window, pool_operands(window, 0, Draw(11, exact=True)), exact=True)
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_pools_of_values_that_are_not_numbers(isa: str, name: str) -> None:
+    """A NaN wins a maximum; where all is −inf the first real element wins; sums take NaN and infinities on."""
+    window = window_of(name)
+    draw = Draw(13, exact=True)
+    x = np.array(draw(2, *window.in_shape))
+    x[draw.rng.random(x.shape) < 0.1] = np.nan
+    x[draw.rng.random(x.shape) < 0.1] = np.inf
+    x[:, :4, :4] = -np.inf
+    d = pool_operands(window, 2, draw)
+    with np.errstate(invalid="ignore"):
+        compare(POOLS["max"], window, Operands(x=guarded(x)), exact=True)
+        compare(POOLS["sum"], window, Operands(x=guarded(x), scale=d.scale), exact=True)
+        gradient = np.where(draw.rng.random(d.g.shape) < 0.2, np.nan, d.g)
+        compare(POOLS["max back"], window, Operands(g=guarded(gradient), winner=d.winner), exact=True)
+
+
+# ---- pointwise maps ----
+
+SHAPES = [(1,), (3, 5), (1, 1, 1, 1), (2, 9, 7, 3), (3, 4, 5, 8), (2, 3, 5, 17), (2, 10007), (1, 31, 33, 40), (0, 6, 5)]
+
+
+def signed_zeros(draw: Draw, shape: tuple[int, ...]) -> np.ndarray:
+    """Values among which are zeros of both signs, and a few that cancel an epsilon of 0.5."""
+    values = np.array(draw(*shape))
+    values[draw.rng.random(shape) < 0.1] = 0.0
+    values[draw.rng.random(shape) < 0.1] = -0.0
+    values[draw.rng.random(shape) < 0.1] = -0.5
+    return guarded(values)
+
+
+@pytest.mark.parametrize("signed", [True, False], ids=["signed", "unsigned"])
+@pytest.mark.parametrize("epsilon", [0.0, 0.5, 1e-6])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_ratio_map(isa: str, shape: tuple[int, ...], epsilon: float, signed: bool) -> None:
+    """Bit for bit on any data, with sums of their own or one sample's sums for all, NaN and infinities included."""
+    for exact in (True, False):
+        draw = Draw(17, exact)
+        relevance = np.array(draw(*shape))
+        relevance[draw.rng.random(shape) < 0.1] = np.inf
+        relevance[draw.rng.random(shape) < 0.1] = np.nan
+        d = Operands(sums=signed_zeros(draw, shape), one=signed_zeros(draw, (1, *shape[1:])),
+                     bias=draw(shape[-1]), r=guarded(relevance))
+        with np.errstate(invalid="ignore"):
+            for sums in ("sums", "one"):
+                for bias in (True, False):
+                    compare(lambda ops, _, d, sums=sums, bias=bias: ops.ratio_map(
+                        getattr(d, sums), d.bias if bias else None, (d.r, epsilon, -1.5, signed)), None, d, exact=True)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("gamma", [0.0, 0.25, 4.0])
+def test_gamma_map(isa: str, shape: tuple[int, ...], gamma: float) -> None:
+    """p ≥ 0 and q ≤ 0; z has both signs, zeros of both, and NaN; relevance too is not always finite."""
+    for exact in (True, False):
+        draw = Draw(19, exact)
+        z = np.array(signed_zeros(draw, shape))
+        relevance = np.array(draw(*shape))
+        if exact:
+            z[draw.rng.random(shape) < 0.1] = np.nan
+            relevance[draw.rng.random(shape) < 0.1] = np.inf
+        d = Operands(p=guarded(np.abs(draw(*shape))), q=guarded(-np.abs(draw(*shape))), z=guarded(z),
+                     bias=draw(shape[-1]), r=guarded(relevance))
+        for bias in (True, False):
+            with np.errstate(invalid="ignore"):
+                compare(lambda ops, _, d, bias=bias: ops.gamma_map(
+                    d.p, d.q, d.z, d.bias if bias else None, gamma, (d.r, 0.25, 1.0, True)), None, d, exact,
+                    tolerance=1e-5)
+
+
+SPECIAL = [0.0, -0.0, 1e-40, -1e-40, 30.0, -30.0, 100.0, -100.0, 3e38, -3e38, np.inf, -np.inf, np.nan]
+ACTIVATIONS = [("relu", 0), ("leaky_relu", 0.25), ("leaky_relu", -0.5), ("leaky_relu", 0), ("tanh", 0),
+               ("sigmoid", 0), ("abs", 0), ("softplus", 0)]
+
+
+@pytest.mark.parametrize(("kind", "parameter"), ACTIVATIONS)
+def test_activations(isa: str, kind: str, parameter: float) -> None:
+    """Sizes around the vectors and the blocks; extreme values; exact where the function is a choice of values."""
+    exact = kind in ("relu", "leaky_relu", "abs")
+    twin = EXACT if exact else SINGLE
+    for size in (*range(1, 41), 8191, 8193, 20000):
+        draw = Draw(size, exact=False)
+        values = np.concatenate([SPECIAL, 3 * draw.rng.standard_normal(size)])[-size if size < 30 else None:]
+        x = guarded(values)
+        d = Operands(x=x, g=draw(x.size))
+        wide = d.astype(twin.dtype)
+        with np.errstate(invalid="ignore", over="ignore"):
+            found = [NATIVE.activation(kind, d.x, parameter), NATIVE.activation_backward(kind, d.x, d.g, parameter)]
+            expected = [twin.activation(kind, wide.x, parameter),
+                        twin.activation_backward(kind, wide.x, wide.g, parameter)]
+            expected = [e.astype(np.float32) for e in expected]
+        d.check_unmodified()
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=0 if exact else 2e-6, atol=0 if exact else 1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 7, 8, 33, 8192, 8193, 20000])
+def test_nonnegative_samples(isa: str, size: int) -> None:
+    """−0 is not negative; NaN is not non-negative; the last element counts."""
+    draw = Draw(size, exact=False)
+    x = np.abs(np.array(draw(7, size)))
+    x[1, -1], x[2, 0], x[3, size // 2], x[4, -1], x[5, -1] = -1e-30, -1, np.nan, -0.0, np.inf
+    expected = [True, False, False, False, True, True, True]
+    assert NATIVE.nonnegative_samples(guarded(x)).tolist() == expected == SINGLE.nonnegative_samples(x).tolist()
+    assert NATIVE.nonnegative_samples(x[:0]).tolist() == []
+
+
+# ---- buffers that do not fit ----
+
+def wrong_buffers(right: np.ndarray) -> dict[str, Any]:
+    """What the kernels must refuse in place of a float32 array."""
+    wide = np.zeros((*right.shape[:-1], 2 * right.shape[-1]), np.float32)
+    unaligned = np.frombuffer(bytearray(4 * right.size + 1), np.uint8)[1:].view(np.float32).reshape(right.shape)
+    return {"float64": right.astype(np.float64), "float16": right.astype(np.float16),
+            "int32": right.astype(np.int32), "byte order": right.astype(right.dtype.newbyteorder()),
+            "too small": right.reshape(-1)[:-1].copy(), "too large": np.zeros(right.size + 1, np.float32),
+            "empty": np.zeros(0, np.float32), "strides": wide[..., ::2], "reversed": right.reshape(-1)[::-1],
+            "unaligned": unaligned, "a list": right.tolist(), "nothing": None, "bytes": b"1234",
+            "objects": right.astype(object)}
+
+
+KERNEL_CALLS: dict[str, tuple[Sequence[str], Callable[[Any], Any]]] = {
+    "product": (("x", "bias", "g"), lambda d: NATIVE.product(
+        d.layer, ("w",), [(d.x, "plain", None)], bias=d.bias, ratio=(d.g, 1.0, 1.0, True))),
+    "shifted product": (("low",), lambda d: NATIVE.product(d.layer, ("w",), [(d.x, "shifted", d.low)])),
+    "product back": (("g", "x"), lambda d: NATIVE.product_back(
+        d.layer, [(d.g, "plain", None)], [(("w",), (d.x, "plain", None))])),
+    "weight gradient": (("x", "g"), lambda d: _kernels.weight_gradient(d.layer.geometry, d.x, d.g)),
+    "sum pool": (("pixels", "scale"), lambda d: _kernels.sum_pool(d.window, d.pixels, d.scale)),
+    "sum pool back": (("pooled", "scale", "pixels"), lambda d: _kernels.sum_pool_backward(
+        d.window, d.pooled, d.scale, d.pixels)),
+    "max pool": (("pixels",), lambda d: _kernels.max_pool(d.window, d.pixels)),
+    "max pool back": (("pooled", "winner"), lambda d: _kernels.max_pool_backward(d.window, d.pooled, d.winner)),
+    "ratio map": (("g", "h", "bias"), lambda d: _kernels.ratio_map(d.h, d.bias, (d.g, 1.0, 1.0, True))),
+    "gamma map": (("g", "h", "bias"), lambda d: _kernels.gamma_map(d.h, d.h, d.h, d.bias, 1.0,
+                                                                   (d.g, 1.0, 1.0, True))),
+    "activation back": (("g",), lambda d: _kernels.activation_backward("relu", d.h, d.g)),
+}
+FITTING = {("nothing", "bias"), ("nothing", "sum pool back", "pixels"), ("int32", "winner"),
+           ("empty", "sum pool", "pixels"), ("empty", "max pool", "pixels")}  # optional, or a batch of none
+
+
+def kernel_arguments() -> Any:
+    draw = Draw(3, exact=True)
+    layer = make_layer((4, 5, 3), {"out": 6, "kernel": 3, "padding": 1}, draw)
+    window = Window.fit((4, 4, 3), (2, 2), (2, 2), as_padding(0))
+    d = product_operands(layer, 2, draw)
+    pool = pool_operands(window, 2, draw)
+    d.__dict__.update(layer=layer, window=window, pixels=pool.x, pooled=pool.g, scale=pool.scale, winner=pool.winner)
+    return d
+
+
+@pytest.mark.parametrize(("call", "argument"), [(c, a) for c, (names, _) in KERNEL_CALLS.items() for a in names])
+def test_wrong_buffers_are_refused(call: str, argument: str) -> None:
+    """Whatever comes in place of an array raises, and names the buffer where it is an array."""
+    run = KERNEL_CALLS[call][1]
+    d = kernel_arguments()
+    run(d)
+    right = getattr(d, argument)
+    for name, wrong in wrong_buffers(right).items():
+        if (name, call, argument) in FITTING or (name, argument) in FITTING:
+            continue
+        setattr(d, argument, wrong)
+        with pytest.raises((TypeError, ValueError, AttributeError)):
+            pytest.fail(f"{name} was taken for {argument}: {run(d)}")
+
+
+def test_outputs_that_do_not_fit_are_refused() -> None:
+    """A product writes into the array it is given: only where that is writable and right."""
+    d = kernel_arguments()
+    n, geometry = len(d.x), d.layer.geometry
+    product = NATIVE._pack(d.layer, ("", "forward", ("w",)))
+    operands, right = [(d.x, "plain", None)], np.zeros((n, *geometry.out_shape), np.float32)
+    product(n, operands, right)
+    read_only = right.copy()
+    read_only.flags.writeable = False
+    for name, wrong in {**wrong_buffers(right), "read-only": read_only}.items():
+        with pytest.raises((TypeError, ValueError)):
+            pytest.fail(f"{name} was taken for out: {product(n, operands, wrong)}")
+    for samples in (-1, 0, n - 1, n + 1, 2**62):
+        with pytest.raises((ValueError, OverflowError)):
+            pytest.fail(f"{samples} samples: {product(samples, operands, right)}")
+
+
+@pytest.mark.parametrize("call", [
+    lambda d, p: p(2, [], np.zeros_like(d.g)),
+    lambda d, p: p(2, [(d.x, "plain", None)] * 2, np.zeros_like(d.g)),
+    lambda d, p: p(2, [(d.x, "sideways", None)], np.zeros_like(d.g)),
+    lambda d, p: p(2, [(d.x, "plain", None)], np.zeros_like(d.g), factors=[(d.g, "plain", None)] * 2),
+    lambda d, p: p(2, [(d.x, "plain", None)], np.zeros_like(d.g), ratio=(d.g, "much", 1.0, True)),
+    lambda d, p: _kernels.activation("swish", d.x),
+    lambda d, p: _kernels.set_isa("quantum"),
+], ids=["no operand", "too many operands", "reading", "too many factors", "epsilon", "activation", "isa"])
+def test_unknown_names_and_counts_are_refused(call: Callable) -> None:
+    """No name reaches C without being known."""
+    d = kernel_arguments()
+    with pytest.raises((KeyError, ValueError, TypeError)):
+        call(d, NATIVE._pack(d.layer, ("", "forward", ("w",))))
+
+
+@pytest.mark.parametrize(("sides", "parts"), [(1, 3), (3, 1), (0, 1), (1, 0)])
+def test_more_parts_than_kernels_take_are_refused(sides: int, parts: int) -> None:
+    """A product has one or two operands and one or two sides."""
+    geometry = Geometry.dense(4, 8)
+    with pytest.raises(ValueError, match=r"parts|sides|weight"):
+        _kernels.Product(geometry.forward_sweeps, geometry.in_shape, geometry.out_shape, 1,
+                         np.ones((sides, 1, 1, parts, 4, 8), np.float32))
