@@ -7,7 +7,6 @@ node reads the value before it.
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .layers import Layer, WeightedLayer
-from .ops import NATIVE, real_array
+from .ops import NATIVE, PREPARING, real_array
 from .reference import Array
 from .shapes import as_size
 
@@ -44,7 +43,6 @@ class Graph:
     """Nodes in execution order over one backend (`ops`): builds, runs forward. Immutable while running."""
 
     _plans: dict[Any, Any]
-    _lock: threading.Lock
 
     def __init__(self, layers: Sequence[Layer], input_shape: Sequence[int], ops: Any = NATIVE):
         self.ops = ops
@@ -70,10 +68,10 @@ class Graph:
             raise
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in ("_plans", "_lock")}
+        return {key: value for key, value in self.__dict__.items() if key != "_plans"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _plans={}, _lock=threading.Lock())
+        self.__dict__.update(state, _plans={})
 
     @property
     def layers(self) -> list[Layer]:
@@ -150,7 +148,7 @@ class Graph:
         found = self._plans.get(key)
         if found is None:
             found = make()
-            with self._lock:
+            with PREPARING:
                 while len(self._plans) >= MOST_PLANS:
                     del self._plans[next(iter(self._plans))]  # the oldest
                 self._plans[key] = found

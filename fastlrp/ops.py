@@ -9,6 +9,7 @@ of the operands, and a fused end.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,28 @@ class Native:
 NATIVE = Native()
 
 
+class ForkSafeLock:
+    """A re-entrant lock that a child of fork finds free, whatever thread held it in the parent."""
+
+    def __init__(self) -> None:
+        self._renew()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._renew)
+
+    def _renew(self) -> None:
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
+
+
+# Held while weights are packed and plans kept, which is rare: one lock serves all networks.
+PREPARING = ForkSafeLock()
+
+
 def real_array(value: Any, dtype: np.dtype, name: str) -> Array:
     """Any real array as a C-contiguous, aligned array of `dtype` (the same object where it already is one)."""
     try:
@@ -121,6 +144,7 @@ def set_num_threads(n: int) -> None:
 
 
 def get_num_threads() -> int:
+    """The number of threads that `set_num_threads` set, or that the process started with."""
     return _kernels.get_threads()
 
 

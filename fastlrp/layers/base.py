@@ -9,13 +9,12 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-import threading
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
 
-from ..ops import real_array
+from ..ops import PREPARING, real_array
 from ..reference import Array
 from ..shapes import Geometry
 
@@ -111,18 +110,18 @@ class WeightedLayer(Layer):
         self.dtype = np.dtype(np.float32)
         self._parameters: dict[str, Array] = {}
         self._packed: dict[tuple[Any, ...], Any] = {}
-        self._lock = threading.RLock()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in ("_packed", "_lock")}
+        return {key: value for key, value in self.__dict__.items() if key != "_packed"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _packed={}, _lock=threading.RLock())
+        self.__dict__.update(state, _packed={})
         for value in self._parameters.values():
             value.flags.writeable = False  # which copies forget
 
     @property
     def weight_shape(self) -> Shape:
+        """What `weight` must have; known once a network is built."""
         return self.geometry.weight_shape
 
     @property
@@ -178,7 +177,7 @@ class WeightedLayer(Layer):
         """Own copy, read-only; whatever was packed from the old values is dropped."""
         value = np.array(value, order="C")
         value.flags.writeable = False
-        with self._lock:
+        with PREPARING:
             self._parameters = {**self._parameters, key: value}
             self._packed = {}
 
@@ -204,7 +203,7 @@ class WeightedLayer(Layer):
         """What `pack(self, key)` made of the present weights: made once, under a lock, shared read-only."""
         found = self._packed.get(key)
         if found is None:
-            with self._lock:
+            with PREPARING:
                 found = self._packed.get(key)
                 if found is None:
                     while len(self._packed) >= MOST_PACKED:

@@ -24,4 +24,5 @@ class Linear(WeightedLayer):
 
     @property
     def weight_shape(self) -> Shape:
+        """(in, out), known once a network is built."""
         return self.geometry.weight_shape[2:]

@@ -53,6 +53,7 @@ class Normalize(Layer):
 
     @property
     def bounds(self) -> tuple[Array, Array]:
+        """What 0 and 1 become, which ZBox takes for its own range."""
         mean, std = np.asarray(self.mean), np.asarray(self.std)
         return (0 - mean) / std, (1 - mean) / std
 

@@ -26,7 +26,6 @@ Gradients = dict[str, dict[str, Array]]
 Callback = Callable[[int, float], Any]
 
 UNIT_TARGETS = (LOSSES["sigmoid_cross_entropy"], LOSSES["softmax_cross_entropy"])
-HEAP_BLOCK = 30 << 20  # bytes; glibc adapts to blocks up to 32 MB
 BAR_DELAY = 2  # seconds before an automatic progress bar shows
 
 
@@ -101,7 +100,6 @@ def fit(net: Graph, x: Any, t: Any, epochs: int = 1, batch_size: int = 50, optim
         raise ValueError("validation_data must be given with patience, criterion or validation_every, got None")
     every = per_epoch if validation_every is None else as_size(validation_every, "validation_every")
     watch = _Watch(net, *_validation(net, step.loss, validation_data), every, criterion)
-    np.empty(HEAP_BLOCK, np.uint8)  # freed at once: glibc then keeps what a step frees for the next one's arrays
     rows = _batches(order, len(x), epochs, batch_size)
     hidden = None if progress is None else not progress  # None: where stderr is no terminal
     with tqdm(total=epochs * per_epoch, desc="training", unit="step", disable=hidden,
@@ -223,28 +221,17 @@ class _Watch:
 
 def _gradients(net: Graph, x: Array, target: Array, loss: Loss,
                rng: np.random.Generator | None) -> tuple[float, Gradients]:
-    """Forward, then back node by node, no further down than to the first parameters.
-
-    A node of several inputs gives backward all of them and gets one gradient for each.
-    """
-    needed = [False]  # for each value, whether parameters lie below it
-    for node in net.nodes:
-        needed.append(isinstance(node.layer, WeightedLayer) or any(needed[i] for i in node.inputs))
+    """Forward, then back node by node, down to the first parameters and no further."""
+    first = next(i for i, node in enumerate(net.nodes) if isinstance(node.layer, WeightedLayer))
     trace = net.trace(x, rng)
-    value, last = evaluate(loss, trace.values[-1], target)
-    pending: list[Array | None] = [None] * len(net.nodes) + [last]
+    value, g = evaluate(loss, trace.values[-1], target)
     found: Gradients = {}
-    for i in reversed(range(len(net.nodes))):
-        node, g = net.nodes[i], pending.pop()
-        if g is None or not needed[i + 1]:
-            continue
-        inputs = [trace.values[j] for j in node.inputs]
-        if isinstance(node.layer, WeightedLayer):
-            found[node.layer.name] = node.layer.gradients(net.ops, g, *inputs)
-        if any(needed[j] for j in node.inputs):
-            back = node.layer.backward(net.ops, g, *inputs, trace.kept[i])
-            for j, part in zip(node.inputs, back if isinstance(back, tuple) else (back,), strict=True):
-                pending[j] = part if pending[j] is None else pending[j] + part
+    for i in reversed(range(first, len(net.nodes))):
+        layer, below = net.nodes[i].layer, trace.values[i]
+        if isinstance(layer, WeightedLayer):
+            found[layer.name] = layer.gradients(net.ops, g, below)
+        if i > first:
+            g = layer.backward(net.ops, g, below, trace.kept[i])
     return value, found
 
 
