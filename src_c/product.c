@@ -47,6 +47,12 @@ static int inside(const flrp_axis *a, int64_t size) {
     return first_source(a, 0) >= 0 && first_source(a, a->count - 1) + span(a) <= size;
 }
 
+/* Cut n into blocks of at most `most`, as even as can be, their number a multiple of the threads if n allows. */
+static int64_t even_block(int64_t n, int64_t most, int threads) {
+    const int64_t blocks = flrp_ceil_div(flrp_ceil_div(n, most), threads) * threads;
+    return flrp_ceil_div(n, flrp_min(n, blocks));
+}
+
 /* Cut the grid into tasks: enough for every thread, each small enough for its scratch to stay in L2. */
 static void plan_tasks(job *j, int threads) {
     const flrp_product *p = j->p;
@@ -56,9 +62,8 @@ static void plan_tasks(job *j, int threads) {
     const int width = j->kernels->lanes * j->kernels->panel_vectors;
     j->panels = narrow(p) ? 1 : flrp_ceil_div(p->dst_c / p->groups, width);
     j->block_rows = flrp_min(rows, fit);
-    j->block_samples = j->block_rows < rows ? 1 : flrp_max(1, fit / rows);
-    j->block_samples = flrp_min(j->block_samples, flrp_max(1, flrp_ceil_div(j->samples, threads)));
-    if (j->samples < threads && j->block_rows * threads > rows) j->block_rows = flrp_ceil_div(rows, threads);
+    j->block_samples = j->block_rows < rows ? 1 : even_block(j->samples, flrp_max(1, fit / rows), threads);
+    if (j->samples < threads) j->block_rows = even_block(rows, j->block_rows, threads);
     j->sample_blocks = flrp_ceil_div(j->samples, j->block_samples);
     j->row_blocks = flrp_ceil_div(rows, j->block_rows);
     j->panel_blocks = 1;

@@ -10,6 +10,12 @@ static inline void taps_inside(int64_t at, int64_t size, int64_t kernel, int64_t
     *last = flrp_min(kernel, size - at);
 }
 
+/* VW where whole vectors may be read and written at a pixel's last channels, else 0: what they touch beyond it is
+ * written afterwards, by the pixels that follow in the same row, and read from pixels that follow in the sample. */
+static inline int64_t whole_vectors(int64_t pixels_to_write, int64_t pixels_to_read, int64_t channels) {
+    return pixels_to_write * channels >= VW && pixels_to_read * channels >= VW ? VW : 0;
+}
+
 static void sum_pool(const flrp_window *w, int64_t row, int64_t rows, const float *x, const float *scale, float *out) {
     const int64_t channels = w->channels;
     for (int64_t y = row; y < row + rows; y++) {
@@ -22,14 +28,17 @@ static void sum_pool(const flrp_window *w, int64_t row, int64_t rows, const floa
             float *o = out + (y * w->out_w + col) * channels;
             const vf s = v_set1(scale[y * w->out_w + col]);
             taps_inside(left, w->in_w, w->kernel_w, &kx0, &kx1);
+            const int64_t last_tap = (top + ky1 - 1) * w->in_w + left + kx1 - 1;
+            const int64_t spare = whole_vectors(w->out_w - 1 - col, w->in_h * w->in_w - 1 - last_tap, channels);
             for (int64_t c = 0; c < channels; c += VW) {
+                const int64_t n = channels - c + spare;
                 vf sum = v_set1(0);
                 for (int64_t ky = ky0; ky < ky1; ky++)
                     for (int64_t kx = kx0; kx < kx1; kx++) {
                         const int64_t tap = ky * w->in_w + kx;
-                        sum = v_add(sum, load_some(in + tap * channels + c, channels - c));
+                        sum = v_add(sum, load_some(in + tap * channels + c, n));
                     }
-                store_some(o + c, v_mul(sum, s), channels - c);
+                store_some(o + c, v_mul(sum, s), n);
             }
         }
     }
@@ -46,27 +55,45 @@ static inline void move_on(holders *h, int64_t at, int64_t stride, int64_t pad, 
     while (h->first * stride + kernel <= reach) h->first++;
 }
 
+/* One input pixel: the sum over windows [v.first, v.last] x [h.first, h.last] of g times scale, times the factor. */
+static inline void pull_pixel(const flrp_window *w, const holders *v, const holders *h, const float *g,
+                              const float *scale, const float *factor, float *out, int64_t spare) {
+    const int64_t channels = w->channels, one = v->first * w->out_w + h->first;
+    if (v->first == v->last && h->first == h->last) { /* windows side by side: the common case */
+        const vf s = v_set1(scale[one]);
+        for (int64_t c = 0; c < channels; c += VW) {
+            const int64_t n = channels - c + spare;
+            vf value = v_mul(load_some(g + one * channels + c, n), s);
+            if (factor) value = v_mul(value, load_some(factor + c, n));
+            store_some(out + c, value, n);
+        }
+        return;
+    }
+    for (int64_t c = 0; c < channels; c += VW) {
+        const int64_t n = channels - c + spare;
+        vf sum = v_set1(0);
+        for (int64_t oy = v->first; oy <= v->last; oy++)
+            for (int64_t ox = h->first; ox <= h->last; ox++) {
+                const int64_t window = oy * w->out_w + ox;
+                sum = v_add(sum, v_mul(load_some(g + window * channels + c, n), v_set1(scale[window])));
+            }
+        if (factor) sum = v_mul(sum, load_some(factor + c, n));
+        store_some(out + c, sum, n);
+    }
+}
+
 static void sum_pool_backward(const flrp_window *w, int64_t row, int64_t rows, const float *g, const float *scale,
                               const float *factor, float *out) {
-    const int64_t channels = w->channels;
     holders v = {0, -1};
     for (int64_t y = row; y < row + rows; y++) {
         holders h = {0, -1};
         move_on(&v, y, w->stride_h, w->pad_top, w->kernel_h, w->out_h);
         for (int64_t x = 0; x < w->in_w; x++) {
-            const int64_t at = (y * w->in_w + x) * channels;
+            const int64_t at = (y * w->in_w + x) * w->channels;
             move_on(&h, x, w->stride_w, w->pad_left, w->kernel_w, w->out_w);
-            for (int64_t c = 0; c < channels; c += VW) {
-                vf sum = v_set1(0);
-                for (int64_t oy = v.first; oy <= v.last; oy++)
-                    for (int64_t ox = h.first; ox <= h.last; ox++) {
-                        const int64_t window = oy * w->out_w + ox;
-                        const vf value = load_some(g + window * channels + c, channels - c);
-                        sum = v_add(sum, v_mul(value, v_set1(scale[window])));
-                    }
-                if (factor) sum = v_mul(sum, load_some(factor + at + c, channels - c));
-                store_some(out + at + c, sum, channels - c);
-            }
+            const int64_t windows = w->out_h * w->out_w - 1 - (v.last * w->out_w + h.last);
+            pull_pixel(w, &v, &h, g, scale, factor ? factor + at : 0, out + at,
+                       whole_vectors(w->in_w - 1 - x, windows, w->channels));
         }
     }
 }
