@@ -3,6 +3,7 @@
     python bench/peers.py                 all rows
     python bench/peers.py --only LeNet    rows whose name contains LeNet
     python bench/peers.py --json FILE     also write the figures
+    python bench/peers.py --readme        also put the table into README.md
 
 Peers that are not installed are left out (bench/requirements-peers.txt). Each runs in its best configuration: memory
 format the faster of the two, parameters frozen, hooks registered once, as many threads as fastlrp.
@@ -158,6 +159,16 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def update_readme(path: Path, rows: list[Row], about: dict[str, Any]) -> None:
+    """Replace what stands between the README's two marks."""
+    begin, end = "<!-- bench/peers.py -->", "<!-- end -->"
+    before, _, rest = path.read_text().partition(begin)
+    after = rest.partition(end)[2]
+    where = (f"{about['cpu']}, {about['isa']}, {about['threads']} threads, FMA peak {about['fma_peak_gflops']} "
+             "GFLOP/s; milliseconds a batch (training: 8 steps).")
+    path.write_text(f"{before}{begin}\n{table(rows)}\n\n{where}\n{end}{after}")
+
+
 def memory() -> dict[str, float]:
     """Peak resident MB of fresh processes: the import alone, and a LeNet explanation of 1,024 images."""
     folder = str(Path(__file__).parent)
@@ -171,6 +182,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="rows whose name contains this")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--readme", action="store_true", help="put the table into README.md")
     options = parser.parse_args()
     if HAS_TORCH:
         import torch
@@ -187,6 +199,8 @@ def main() -> None:
     print("\npeak memory, MB: " + ", ".join(f"{name} {size:.0f}" for name, size in used.items()))
     if options.json:
         harness.write_json(options.json, {"machine": about, "rows": [asdict(row) for row in rows], "memory_mb": used})
+    if options.readme:
+        update_readme(Path(__file__).parent.parent / "README.md", rows, about)
 
 
 if __name__ == "__main__":
