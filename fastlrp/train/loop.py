@@ -62,8 +62,8 @@ class History:
         return pick(self.validation, key=lambda score: score.value)
 
 
-def fit(net: Graph, x: Any, t: Any, epochs: int = 1, batch_size: int = 50, optimizer: str | Optimizer = "adam",
-        loss: str | Loss = "sigmoid_cross_entropy", *, validation_data: tuple[Any, Any] | None = None,
+def fit(net: Graph, x: Any, t: Any, *, epochs: int = 1, batch_size: int = 50, optimizer: str | Optimizer = "adam",
+        loss: str | Loss = "sigmoid_cross_entropy", validation_data: tuple[Any, Any] | None = None,
         validation_every: int | None = None, patience: int | None = None, criterion: Criterion | None = None,
         callback: Callback | None = None, seed: int | None = 0, progress: bool | None = None) -> History:
     """Train the parameters of `net` in place; returns a `History`.
