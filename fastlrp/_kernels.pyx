@@ -54,6 +54,7 @@ cdef extern from "fastlrp.h" nogil:
                          const flrp_epilogue *epilogue)
     int flrp_weight_gradient(int isa, int threads, const flrp_window *w, int64_t groups, int64_t outputs,
                              int64_t samples, const float *x, const float *g, float *out)
+    void flrp_channel_sum(int isa, int64_t rows, int64_t channels, const float *g, float *out)
     void flrp_sum_pool(int isa, int threads, const flrp_window *w, int64_t samples, const float *x,
                        const float *scale, float *out)
     void flrp_sum_pool_backward(int isa, int threads, const flrp_window *w, int64_t samples, const float *g,
@@ -202,11 +203,20 @@ cdef int fill_ratio(flrp_ratio *r, ratio, Py_ssize_t size) except -1:
     return 0
 
 
+def pack_taps(kernel):
+    """The taps of an axis as a slice: they are evenly spaced, rising or falling."""
+    if not kernel:
+        return slice(0, 0)
+    step = kernel[1] - kernel[0] if len(kernel) > 1 else 1
+    stop = kernel[-1] + step
+    return slice(kernel[0], None if stop < 0 else stop, step)
+
+
 def pack_wide(weight, rows, cols, Py_ssize_t groups, Py_ssize_t width):
     """(side, kh, kw, parts, channels / group, outputs) to [side][group][panel][k][width], zeros past the outputs."""
-    taken = weight[:, list(rows.kernel)][:, :, list(cols.kernel)]
+    taken = weight[:, pack_taps(rows.kernel), pack_taps(cols.kernel)]
     sides, outputs = weight.shape[0], weight.shape[5] // groups
-    k, panels = taken[0, ..., 0].size, -(-outputs // width)
+    k, panels = taken.size // (sides * groups * outputs), -(-outputs // width)
     packed = np.zeros((sides, groups, k, panels * width), np.float32)
     packed[..., :outputs] = taken.reshape(sides, k, groups, outputs).transpose(0, 2, 1, 3)
     return np.ascontiguousarray(packed.reshape(sides, groups, k, panels, width).transpose(0, 1, 3, 2, 4))
@@ -214,13 +224,13 @@ def pack_wide(weight, rows, cols, Py_ssize_t groups, Py_ssize_t width):
 
 def pack_narrow(weight, rows, cols):
     """(side, kh, kw, parts, channels, outputs) to [row tap][part][channel][column tap][side][output]."""
-    taken = weight[:, list(rows.kernel)][:, :, list(cols.kernel)]
+    taken = weight[:, pack_taps(rows.kernel), pack_taps(cols.kernel)]
     return np.ascontiguousarray(taken.transpose(1, 3, 4, 2, 0, 5), dtype=np.float32)
 
 
 def pack_scatter(weight, rows, Py_ssize_t width):
     """(side, kh, kw, parts, channels, outputs) to [side][panel][row tap][k][width] of runs (column tap, output)."""
-    taken = weight[:, list(rows.kernel)]
+    taken = weight[:, pack_taps(rows.kernel)]
     sides, kh, kw, parts, channels, outputs = taken.shape
     panels = -(-kw * outputs // width)
     packed = np.zeros((sides, kh, parts * channels, panels * width), np.float32)
@@ -350,6 +360,19 @@ def weight_gradient(geometry, x, g):
         status = flrp_weight_gradient(run_isa, run_threads, &w, groups, outputs, samples, px, pg, po)
     if status != FLRP_OK:
         raise MemoryError("no memory for a weight gradient's scratch")
+    return out
+
+
+def channel_sum(g):
+    """Σ over all but the last axis."""
+    cdef int run_isa = isa
+    cdef int64_t channels = g.shape[g.ndim - 1]
+    cdef int64_t rows = g.size // channels
+    cdef const float *pg = pointer(g, g.size, "g")
+    out = empty((channels,))
+    cdef float *po = pointer(out, channels, "out")
+    with nogil:
+        flrp_channel_sum(run_isa, rows, channels, pg, po)
     return out
 
 

@@ -16,9 +16,20 @@ from typing import Any
 
 import numpy as np
 
-from . import _kernels
 from .reference import Array, Operand, Part, Ratio, Side, weight_part
-from .shapes import Geometry, Window, as_size
+from .shapes import Window, as_size
+
+# GNU's OpenMP reads this once, when it is loaded. By default its threads spin so long at the end of a region that
+# beside other work every region waits for a time slice: 120 ms instead of 16 for one explanation.
+SPIN = "GOMP_SPINCOUNT"
+if SPIN in os.environ or "OMP_WAIT_POLICY" in os.environ:
+    from . import _kernels
+else:
+    os.environ[SPIN] = "1000"
+    try:
+        from . import _kernels
+    finally:
+        del os.environ[SPIN]
 
 
 class Native:
@@ -53,7 +64,10 @@ class Native:
         _, direction, *sides = key
         geometry = layer.geometry.simplest
         filters = layer.weight.reshape(geometry.weight_shape)
-        weight = np.stack([np.stack([weight_part(filters, part) for part in parts], axis=2) for parts in sides])
+        if len(sides) == 1 and len(sides[0]) == 1:
+            weight = weight_part(filters, sides[0][0])[None, :, :, None]
+        else:
+            weight = np.stack([np.stack([weight_part(filters, part) for part in parts], axis=2) for parts in sides])
         if direction == "forward":
             return _kernels.Product(geometry.forward_sweeps, geometry.in_shape, geometry.out_shape, geometry.groups,
                                     weight)
@@ -68,10 +82,8 @@ class Native:
         return _kernels.weight_gradient(layer.geometry.simplest, x, g)
 
     def channel_sum(self, g: Array) -> Array:
-        """Σ over all but the last axis, as a product with ones: the gradient of a bias."""
-        rows = g.reshape(-1, g.shape[-1])
-        one = Geometry.dense(1, g.shape[-1])
-        return _kernels.weight_gradient(one, np.ones((len(rows), 1), np.float32), rows).reshape(-1)
+        """Σ over all but the last axis: the gradient of a bias."""
+        return _kernels.channel_sum(g)
 
     def sum_pool(self, window: Window, x: Array, scale: Array) -> Array:
         return _kernels.sum_pool(window, x, scale)

@@ -89,6 +89,9 @@ int flrp_product_run(int isa, int threads, const flrp_product *p, int64_t sample
 int flrp_weight_gradient(int isa, int threads, const flrp_window *w, int64_t groups, int64_t outputs,
                          int64_t samples, const float *x, const float *g, float *out);
 
+/* out[c] = sum over rows of g[row, c]: the gradient of a bias. */
+void flrp_channel_sum(int isa, int64_t rows, int64_t channels, const float *g, float *out);
+
 void flrp_sum_pool(int isa, int threads, const flrp_window *w, int64_t samples, const float *x,
                    const float *scale, float *out);
 /* factor (the input's shape, or NULL) multiplies the result. */

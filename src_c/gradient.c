@@ -122,6 +122,10 @@ static int plan_gradient(job *j, const float *g) {
     return FLRP_OK;
 }
 
+void flrp_channel_sum(int isa, int64_t rows, int64_t channels, const float *g, float *out) {
+    flrp_kernels_of(isa)->channel_sum(rows, channels, g, out);
+}
+
 int flrp_weight_gradient(int isa, int threads, const flrp_window *w, int64_t groups, int64_t outputs,
                          int64_t samples, const float *x, const float *g, float *out) {
     job j = {.kernels = flrp_kernels_of(isa), .w = w, .groups = groups, .outputs = outputs, .samples = samples,

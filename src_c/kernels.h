@@ -38,6 +38,7 @@ typedef struct {
     void (*ratio)(int64_t n, int64_t channels, const float *sums, const float *bias, const flrp_ratio *r, float *out);
     void (*gamma)(int64_t n, int64_t channels, const float *p, const float *q, const float *z, const float *bias,
                   float gamma, const flrp_ratio *r, float *a, float *b);
+    void (*channel_sum)(int64_t rows, int64_t channels, const float *g, float *out);
     /* Rows [row, row + rows) of one sample's output (forward) or input (backward). */
     void (*sum_pool)(const flrp_window *w, int64_t row, int64_t rows, const float *x, const float *scale, float *out);
     void (*sum_pool_backward)(const flrp_window *w, int64_t row, int64_t rows, const float *g, const float *scale,

@@ -64,7 +64,7 @@ def npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
 
 def raw_bytes(array: Array) -> memoryview:
     """The bytes of a C-contiguous array, without a copy."""
-    return memoryview(array.reshape(-1).view(np.uint8))  # a memoryview cannot cast foreign byte orders itself
+    return array.reshape(-1).view(np.uint8).data  # a memoryview cannot cast foreign byte orders itself
 
 
 def write_archive(path: str | os.PathLike[str], members: Mapping[str, Array]) -> None:

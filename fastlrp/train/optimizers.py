@@ -7,7 +7,7 @@ that fails has changed nothing. Each array is walked in blocks that stay in the 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -36,7 +36,7 @@ class Optimizer:
     `learning_rate` may be changed between steps, for instance by a callback.
     """
 
-    slot_count: int  # arrays kept beside each parameter
+    slot_count: int = 0  # arrays kept beside each parameter
 
     def __init__(self, learning_rate: float, weight_decay: float):
         self.learning_rate = _number(learning_rate, "learning_rate", 0, math.inf, above=True)
@@ -86,10 +86,7 @@ class SGD(Optimizer):
     def __init__(self, learning_rate: float = 0.01, momentum: float = 0.0, weight_decay: float = 0.0):
         super().__init__(learning_rate, weight_decay)
         self.momentum = _number(momentum, "momentum", 0, 1)
-
-    @property
-    def slot_count(self) -> int:
-        return 1 if self.momentum else 0
+        self.slot_count = 1 if self.momentum else 0
 
     def _coefficients(self, step: int) -> tuple[float, ...]:
         return (self.learning_rate,)
@@ -148,7 +145,7 @@ class Adam(Optimizer):
         np.subtract(old, scratch, out=new)
 
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": Adam, "sgd": SGD}
+OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {"adam": Adam, "sgd": SGD}
 
 
 def find_optimizer(optimizer: str | Optimizer) -> Optimizer:

@@ -14,6 +14,7 @@ const flrp_kernels TABLE = {
     .gather = gather,
     .ratio = ratio_map,
     .gamma = gamma_map,
+    .channel_sum = channel_sum,
     .sum_pool = sum_pool,
     .sum_pool_backward = sum_pool_backward,
     .max_pool = max_pool,
