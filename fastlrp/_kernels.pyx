@@ -330,7 +330,9 @@ cdef class Product:
         e.factor_period = self.dst_size
         with nogil:
             for i in range(self.count):
-                status |= flrp_product_run(self.isa, run_threads, &self.sweeps[i], samples, sources, &e)
+                status = flrp_product_run(self.isa, run_threads, &self.sweeps[i], samples, sources, &e)
+                if status != FLRP_OK:
+                    break
         if status != FLRP_OK:
             raise MemoryError("no memory for a product's scratch")
         return out

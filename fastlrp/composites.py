@@ -48,8 +48,17 @@ class Composite:
     times_input: bool = False
     layers: Entries = ()
 
+    def __post_init__(self) -> None:
+        for name in ("entries", "base", "layers"):
+            entries = tuple(tuple(entry) for entry in getattr(self, name))
+            if any(len(e) != 2 or not isinstance(e[0], str) or not isinstance(e[1], Rule) for e in entries):
+                raise TypeError(f"{name} must be pairs (key, fastlrp.rules rule), got {entries!r}")
+            object.__setattr__(self, name, entries)
+
     def override(self, rules: Mapping[str, Rule]) -> Composite:
         """The same with other rules for the layers named."""
+        if not isinstance(rules, Mapping):
+            raise TypeError(f"rules must be a dictionary from layer names to rules, got {rules!r}")
         for name, rule in rules.items():
             if not isinstance(rule, Rule):
                 raise TypeError(f"the rule for layer {name!r} must be a fastlrp.rules rule, got {rule!r}")

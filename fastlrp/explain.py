@@ -32,12 +32,19 @@ class Explanation:
 
 
 @dataclass(frozen=True)
+class Filter:
+    """A start that is the output times a filter: of shape (N, ...) or, for all samples, (...)."""
+
+    values: Array
+
+
+@dataclass(frozen=True)
 class Request:
     """A checked call: everything but the data."""
 
     composite: Composite
     plan: Plan
-    start: Any  # "logit", "one" or an array (N, ...)
+    start: Any  # "logit", "one", an array (N, ...) or a Filter
     end: int  # index of the value where relevance starts
 
 
@@ -74,13 +81,13 @@ def explain(graph: Graph, x: Any, target: Any = None, composite: Any = "epsilon_
     """See `Network.explain`, which documents the arguments."""
     x = graph.as_input(x)
     chosen, plan = _prepare(graph, composite, compat)
-    if reference is not None:
+    if reference is not None and len(x):
         plan = replace(plan, means=_means(graph, x, reference, batch_size))
     end = len(graph.nodes) if start_layer is None else graph.find(start_layer) + 1
     request = Request(chosen, plan, *_check_start(graph, chosen, start, end, len(x)))
     targets = _check_target(graph, target, request, len(x))
     result = _allocate(graph, x, request, layers)
-    picked = None if isinstance(request.start, np.ndarray) else np.empty(len(x), np.int64)
+    picked = np.empty(len(x), np.int64) if isinstance(request.start, str) else None
     with tqdm(total=len(x), unit="sample", desc="explaining") if progress else nullcontext() as bar:
         for chunk in graph.chunks(len(x), batch_size):
             _explain_chunk(graph, x, chunk, request, targets, picked, result)
@@ -91,14 +98,15 @@ def explain(graph: Graph, x: Any, target: Any = None, composite: Any = "epsilon_
 
 
 def _prepare(graph: Graph, composite: Any, compat: str | None) -> tuple[Composite, Plan]:
-    """The composite and its plan on this graph: made once for each preset's name or composite (by value)."""
-    def make() -> tuple[Composite, Plan]:
-        chosen = find_composite(graph, composite)
-        return chosen, make_plan(graph, chosen.resolve(graph), find_convention(composite, compat))
+    """The composite and its plan on this graph: made once for each name or composite, by value."""
+    convention = find_convention(composite, compat)
+    chosen = None if isinstance(composite, str) else find_composite(graph, composite)
 
-    if isinstance(composite, (str, Composite)) and isinstance(compat, (str, type(None))):
-        return graph.prepared((composite, compat), make)
-    return make()
+    def make() -> tuple[Composite, Plan]:
+        found = find_composite(graph, composite) if chosen is None else chosen
+        return found, make_plan(graph, found.resolve(graph), convention)
+
+    return graph.prepared((composite if chosen is None else chosen, convention), make)
 
 
 def _explain_chunk(graph: Graph, x: Array, chunk: slice, request: Request, targets: Array | None,
@@ -119,10 +127,14 @@ def _explain_chunk(graph: Graph, x: Array, chunk: slice, request: Request, targe
 
 def _start(request: Request, output: Array, chunk: slice, picked: Array | None) -> Array:
     """Relevance at the explained output: the array given, or logit or one at the target."""
-    if picked is None:
+    if isinstance(request.start, np.ndarray):
         return request.start[chunk]
     if request.plan.means is not None:
         output = output - request.plan.means[request.end]
+    if isinstance(request.start, Filter):
+        values = request.start.values
+        return output * (values[chunk] if values.ndim == output.ndim else values)
+    assert picked is not None
     relevance = np.zeros_like(output)
     rows = np.arange(len(output))
     relevance[rows, picked[chunk]] = output[rows, picked[chunk]] if request.start == "logit" else 1
@@ -141,6 +153,8 @@ def _allocate(graph: Graph, x: Array, request: Request, layers: bool) -> Explana
 def _check_start(graph: Graph, composite: Composite, start: Any, end: int, n: int) -> tuple[Any, int]:
     shape = graph.layers[end - 1].out_shape
     start = composite.start if start is None else start
+    if isinstance(start, Filter):
+        return start, end
     if isinstance(start, str):
         if start not in ("logit", "one"):
             raise ValueError(f'start must be "logit", "one" or an array of shape {("N", *shape)}, got {start!r}')
@@ -159,7 +173,11 @@ def _check_target(graph: Graph, target: Any, request: Request, n: int) -> Array 
         return None
     if isinstance(request.start, np.ndarray):
         raise ValueError("target must be None where start is an array: the array says what is explained")
-    target, classes = np.asarray(target), graph.layers[request.end - 1].out_shape[0]
+    try:
+        target = np.asarray(target)
+    except ValueError:
+        raise ValueError(f"target must be None, an int or an array of {n} ints, got {target!r}") from None
+    classes = graph.layers[request.end - 1].out_shape[0]
     if target.dtype.kind not in "iu" or target.ndim > 1 or target.shape not in ((), (n,)):
         raise ValueError(f"target must be None, an int or an array of {n} ints, got dtype {target.dtype}, "
                          f"shape {target.shape}")

@@ -60,7 +60,7 @@ class Graph:
         try:
             self._name()
             self._build()
-        except ValueError:
+        except BaseException:
             for layer in self.layers:
                 layer.in_shape = ()  # as new: the layers can be used again
             for layer in unnamed:
@@ -121,19 +121,27 @@ class Graph:
 
     def find(self, name: str) -> int:
         """Index of the layer with this name."""
+        if not isinstance(name, str):
+            raise TypeError(f"start_layer must be a layer's name, got {name!r}")
         for i, layer in enumerate(self.layers):
             if layer.name == name:
                 return i
         raise ValueError(f"no layer is named {name!r}; the network has {[layer.name for layer in self.layers]}")
 
     def input_bounds(self) -> tuple[Array, Array] | None:
-        """Range of the first weighted layer's input where a Format or Normalize before it tells, else None."""
-        bounds = None
+        """Range of the first weighted layer's input where Format and Normalize before it tell, else None.
+
+        Pixels are taken to lie in [0, 1] before them; a layer that changes the range in other ways ends it.
+        """
+        low, high, known = np.zeros(()), np.ones(()), False
         for layer in self.layers:
             if isinstance(layer, WeightedLayer):
-                break
-            bounds = getattr(layer, "bounds", bounds)
-        return bounds
+                return (low, high) if known else None
+            if layer.role == "scale":
+                low, high, known = layer.scaled(low), layer.scaled(high), True
+            elif not layer.keeps_range:
+                return None
+        return None
 
     def nonnegative(self) -> list[bool]:
         """For each value, whether the layers before it make it non-negative whatever the input."""

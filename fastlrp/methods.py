@@ -7,6 +7,8 @@ combination ("zbab", "wwab", "zb-gdt"), ["name", number] for all layers with a p
 
 from __future__ import annotations
 
+import math
+import numbers
 from typing import Any
 
 from .composites import Composite
@@ -14,13 +16,14 @@ from .graph import Graph
 from .layers import Format
 from .rules import AlphaBeta, Epsilon, GammaSimple, Rule, WSquare, ZBox
 
+WITH_NUMBER = ("ab", "alphabeta", "gdt")
 NAMES = ("simple", "ab", "alphabeta", "zb", "ww", "gdt", "deeptaylor")
 COMBINATIONS = {"zbab": (["zb"], ["ab", 2.0]), "wwab": (["ww"], ["ab", 2.0]), "zb-gdt": (["zb"], ["gdt", 0.5])}
 
 
 def is_methods(value: Any) -> bool:
     """Whether a composite argument speaks this grammar."""
-    return isinstance(value, (list, tuple)) or value in NAMES or value in COMBINATIONS
+    return isinstance(value, (list, tuple)) or (isinstance(value, str) and value in (*NAMES, *COMBINATIONS))
 
 
 def composite(graph: Graph, methods: Any) -> Composite:
@@ -37,7 +40,7 @@ def _specs(graph: Graph, methods: Any) -> list[tuple[str, float | None]]:
         first, rest = COMBINATIONS.get(methods, ([methods], [methods]))
         return [_spec(first if i == 0 else rest) for i in range(len(weighted))]
     methods = list(methods)
-    if len(methods) == 2 and isinstance(methods[0], str) and isinstance(methods[1], (int, float)):
+    if len(methods) == 2 and isinstance(methods[0], str) and _is_number(methods[1]):
         return [_spec(methods)] * len(weighted)
     specs = [_spec(method) for method in methods]
     if len(specs) == len(layers) - 1 and isinstance(layers[0], Format):
@@ -53,10 +56,18 @@ def _specs(graph: Graph, methods: Any) -> list[tuple[str, float | None]]:
 def _spec(method: Any) -> tuple[str, float | None]:
     method = list(method) if isinstance(method, (list, tuple)) else [method]
     known = 1 <= len(method) <= 2 and isinstance(method[0], str) and method[0] in NAMES
-    if not known or (len(method) == 2 and not isinstance(method[1], (int, float))):
+    if not known or (len(method) == 2 and not _is_number(method[1])):
         raise ValueError(f'methods must name {", ".join(NAMES)} or {", ".join(COMBINATIONS)}, each layer as '
                          f'["name"(, number)]; got {method!r}')
+    if len(method) == 2 and method[0] not in WITH_NUMBER:
+        raise ValueError(f"methods: {method[0]!r} has no parameter, got {method!r}")
+    if len(method) == 2 and not (1 if method[0] in ("ab", "alphabeta") else 0) <= method[1] < math.inf:
+        raise ValueError(f"methods: alpha must be at least 1 (then beta = alpha - 1), gamma at least 0; got {method!r}")
     return method[0], float(method[1]) if len(method) == 2 else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def _rule(graph: Graph, spec: tuple[str, float | None], first: bool) -> Rule:

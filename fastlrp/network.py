@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .explain import Conservation, Explanation, conservation, explain, reference_samples
+from .explain import Conservation, Explanation, Filter, conservation, explain
 from .graph import Graph, Node
 from .layers import Layer
+from .methods import is_methods
 from .ops import real_array
 from .reference import Array, Reference
-from .shapes import as_size
+from .shapes import as_number, as_size
+
+if TYPE_CHECKING:
+    from .train import History
 
 
 class Network(Graph):
@@ -28,6 +33,7 @@ class Network(Graph):
 
     def __init__(self, layers: Sequence[Layer], input_shape: Sequence[int], *, seed: int = 0,
                  init: str | None = "he"):
+        _check_init(seed, init)
         super().__init__(layers, input_shape)
         if init is not None:
             self.reset_params(seed, init)
@@ -35,9 +41,7 @@ class Network(Graph):
     def reset_params(self, seed: int = 0, init: str = "he") -> None:
         """Draw all weights anew: "he" (He et al. 2015, zero biases) or "truncated_normal" (deviation 0.1, biases
         0.1: the original project's)."""
-        if init not in ("he", "truncated_normal"):
-            raise ValueError(f'init must be "he" or "truncated_normal", got {init!r}')
-        rng = np.random.default_rng(as_size(seed, "seed", 0))
+        rng = np.random.default_rng(_check_init(seed, init))
         for layer in self.weighted:
             layer.initialise(rng, init)
 
@@ -81,7 +85,7 @@ class Network(Graph):
         NaN and infinities propagate to what depends on them. An empty batch gives an empty result. Raises ValueError
         or TypeError, naming the argument, what was expected and what came.
         """
-        if precision not in ("highest", "float64"):
+        if not isinstance(precision, str) or precision not in ("highest", "float64"):
             raise ValueError(f'precision must be "highest" or "float64", got {precision!r}')
         graph = self.to_numpy() if precision == "float64" else self
         return explain(graph, x, target, composite, start=start, start_layer=start_layer, layers=layers,
@@ -103,28 +107,28 @@ class Network(Graph):
         outputs. Relevance starts as output · class_filter. methods: as in `fastlrp.methods`.
         explain_layer_id: the layer whose output is explained, counted in `net.layers`.
         """
-        return self.layerwise_lrp(x, class_filter, methods, explain_layer_id=explain_layer_id, reference=reference,
-                                  batch_size=batch_size)[0]
+        return self._lrp(x, class_filter, methods, explain_layer_id, reference, batch_size, False).relevance
 
     def layerwise_lrp(self, x: Any, class_filter: Any = None, methods: Any = "simple", *, explain_layer_id: int = -1,
                       reference: Any = None, batch_size: int | None = None) -> list[Array]:
         """As `lrp`, for every layer: entry i is the relevance of layer i's input, the last one the start."""
-        x = self.as_input(x)
-        layer = self._layer_at(explain_layer_id)
-        output = self._outputs(x, layer, batch_size)
-        if reference is not None:
-            samples = reference_samples(self, x, reference)
-            output = output - self._outputs(samples, layer, batch_size).mean(axis=0, dtype=np.float64)
-        start = output * self._class_filter(class_filter, output)
-        found = self.explain(x, None, methods, start=start, start_layer=layer.name, layers=True, reference=reference,
-                             batch_size=batch_size, compat="tensorflow_lrp")
+        found = self._lrp(x, class_filter, methods, explain_layer_id, reference, batch_size, True)
         return [found.relevance, *found.layers.values()]
+
+    def _lrp(self, x: Any, class_filter: Any, methods: Any, explain_layer_id: int, reference: Any,
+             batch_size: int | None, layers: bool) -> Explanation:
+        if not is_methods(methods):
+            raise ValueError(f"methods must be a name, a combination or a list (see fastlrp.methods), got {methods!r}")
+        x, layer = self.as_input(x), self._layer_at(explain_layer_id)
+        start = Filter(self._class_filter(class_filter, (len(x), *layer.out_shape)))
+        return explain(self, x, None, methods, start=start, start_layer=layer.name, layers=layers,
+                       reference=reference, batch_size=batch_size, compat="tensorflow_lrp")
 
     def sensitivity(self, x: Any, class_filter: Any = None, batch_size: int | None = None) -> Array:
         """Gradient of Σ output · class_filter at the formatted input (after a leading Format or Normalize)."""
         x = self.as_input(x)
-        output = np.empty((len(x), *self.output_shape), self.ops.dtype)
-        start = self._class_filter(class_filter, output) * np.ones_like(output)
+        shape = (len(x), *self.output_shape)
+        start = np.ascontiguousarray(np.broadcast_to(self._class_filter(class_filter, shape), shape))
         formatted = 0
         while formatted < len(self.layers) and self.layers[formatted].role == "scale":
             formatted += 1
@@ -132,28 +136,23 @@ class Network(Graph):
         return found.layers[self.layers[formatted - 1].name] if formatted else found.relevance
 
     def _layer_at(self, index: int) -> Layer:
-        if not isinstance(index, (int, np.integer)) or not -len(self.layers) <= index < len(self.layers):
+        if isinstance(index, bool) or not isinstance(index, (int, np.integer)):
+            raise TypeError(f"explain_layer_id must be an int, got {index!r}")
+        if not -len(self.layers) <= index < len(self.layers):
             raise ValueError(f"explain_layer_id must be an index into the {len(self.layers)} layers, got {index}")
         return self.layers[index]
 
-    def _outputs(self, x: Array, layer: Layer, batch_size: int | None) -> Array:
-        out = np.empty((len(x), *layer.out_shape), self.ops.dtype)
-        for chunk in self.chunks(len(x), batch_size):
-            out[chunk] = self.trace(x[chunk]).values[self.find(layer.name) + 1]
-        return out
-
-    def _class_filter(self, class_filter: Any, output: Array) -> Array:
-        """What the output is multiplied by, in a shape that broadcasts over it."""
+    def _class_filter(self, class_filter: Any, shape: tuple[int, ...]) -> Array:
+        """What outputs of a shape (N, ...) are multiplied by: one filter for each sample, or one for all."""
         if class_filter is None:
-            return np.ones(output.shape[1:], self.ops.dtype)
+            return np.ones(shape[1:], self.ops.dtype)
         if isinstance(class_filter, (int, np.integer)) and not isinstance(class_filter, bool):
-            if output.ndim != 2 or not 0 <= class_filter < output.shape[1]:
-                raise ValueError(f"class_filter must be a class between 0 and {output.shape[-1] - 1}, "
-                                 f"got {class_filter}")
-            return np.eye(output.shape[1], dtype=self.ops.dtype)[class_filter]
+            if len(shape) != 2 or not 0 <= class_filter < shape[1]:
+                raise ValueError(f"class_filter must be a class between 0 and {shape[-1] - 1}, got {class_filter}")
+            return np.eye(shape[1], dtype=self.ops.dtype)[class_filter]
         found = real_array(class_filter, self.ops.dtype, "class_filter")
-        if found.shape not in (output.shape, output.shape[1:]):
-            raise ValueError(f"class_filter must have shape {output.shape} or {output.shape[1:]}, got {found.shape}")
+        if found.shape not in (shape, shape[1:]):
+            raise ValueError(f"class_filter must have shape {shape} or {shape[1:]}, got {found.shape}")
         return found
 
     def to_numpy(self, dtype: Any = np.float64) -> Network:
@@ -170,20 +169,27 @@ class Network(Graph):
         Max-pool ties within rounding may send relevance elsewhere, in every implementation. Returns the largest
         relative L2 errors {"forward", "relevance"}; raises ArithmeticError naming the first layer beyond `tolerance`.
         """
-        x = self.as_input(x)
+        x, tolerance = self.as_input(x), as_number(tolerance, "tolerance")
         twin = self.to_numpy()
         own, other = self.trace(x), twin.trace(twin.as_input(x))
         names = ["input", *(layer.name for layer in self.layers)]
         worst = _compare("forward", names, own.values, other.values, tolerance)
-        found = [net.explain(x, target, composite, layers=True, **more) for net in (self, twin)]
-        own_maps, other_maps = ([*reversed(e.layers.values()), e.relevance] for e in found)
-        names = [*reversed(found[0].layers), "input"]
+        found = self.explain(x, target, composite, layers=True, **more)
+        # The same classes on both sides: near-tied logits may change places by rounding.
+        expected = twin.explain(x, found.target, composite, layers=True, **more)
+        own_maps, other_maps = ([*reversed(e.layers.values()), e.relevance] for e in (found, expected))
+        names = [*reversed(found.layers), "input"]
         return {"forward": worst, "relevance": _compare("relevance", names, own_maps, other_maps, tolerance)}
 
-    def fit(self, x: Any, t: Any, **more: Any) -> Any:
-        """Train on inputs (N, *input_shape) and targets; see `fastlrp.train.fit` for the arguments."""
+    def fit(self, x: Any, t: Any, *, epochs: int = 1, batch_size: int = 50, optimizer: Any = "adam",
+            loss: Any = "sigmoid_cross_entropy", validation_data: tuple[Any, Any] | None = None,
+            validation_every: int | None = None, patience: int | None = None, criterion: Any = None,
+            callback: Any = None, seed: int | None = 0, progress: bool | None = None) -> History:
+        """Train on inputs (N, *input_shape) and targets; `fastlrp.train.fit` documents the arguments."""
         from .train import fit
-        return fit(self, x, t, **more)
+        return fit(self, x, t, epochs=epochs, batch_size=batch_size, optimizer=optimizer, loss=loss,
+                   validation_data=validation_data, validation_every=validation_every, patience=patience,
+                   criterion=criterion, callback=callback, seed=seed, progress=progress)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write layers and parameters to one .npz file; `fastlrp.load` reads it."""
@@ -199,6 +205,12 @@ class Network(Graph):
         """Read parameters that `save_params` or `save` wrote for a network of the same layers."""
         from .io import load_params
         load_params(self, path)
+
+
+def _check_init(seed: Any, init: Any) -> int:
+    if init is not None and init not in ("he", "truncated_normal"):
+        raise ValueError(f'init must be "he" or "truncated_normal", got {init!r}')
+    return as_size(seed, "seed", 0, math.inf)
 
 
 def _compare(what: str, names: Sequence[Any], own: Sequence[Array], other: Sequence[Array],

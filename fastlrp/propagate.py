@@ -164,6 +164,10 @@ class _Linear:
     def _ratio(self, relevance: Array, coefficient: float) -> tuple[Array, float, float, bool]:
         return relevance, self.rule.epsilon_in(self.convention), coefficient, self.convention.signed
 
+    def _coefficient(self) -> float:
+        """Of the first of the rule's terms: the only one where there is one sum."""
+        return self.rule.terms[0][1]
+
     def _bias(self, part: Any) -> Array | None:
         return None if self.bias is None else weight_part(self.bias, part)
 
@@ -176,11 +180,11 @@ class _Linear:
             return self.ops.product(layer, (part,), [(ones, "plain", None)])
 
         sums = layer.packed((self.ops.key, "constant", part), denominators)
-        a = self.ops.ratio_map(sums, self._bias(part), self._ratio(relevance, 1.0))
+        a = self.ops.ratio_map(sums, self._bias(part), self._ratio(relevance, self._coefficient()))
         return self.ops.product_back(layer, [(a, "plain", None)], [((part,), None)])
 
     def _plain(self, x: Array, z: Array | None, relevance: Array) -> Array:
-        part, ratio, biased = self.rule.part, self._ratio(relevance, 1.0), self.layer.bias is not None
+        part, ratio, biased = self.rule.part, self._ratio(relevance, self._coefficient()), self.layer.bias is not None
         if part == "w" and z is not None and (not biased or self.bias is not None):
             a = self.ops.ratio_map(z, None, ratio)  # the forward pass has the sums
         else:
@@ -192,10 +196,11 @@ class _Linear:
         assert self.box is not None  # make_plan gives every ZBox its bounds
         low, high = self.box
         reads: list[Operand] = [(x, "shifted", low), (x, "shifted", high)]
-        constant = None if z is None else self._box_constant(low, high)
+        single = len(self.rule.terms) == 1 and self.rule.terms[0][0] == "p"
+        constant = self._box_constant(low, high) if single and z is not None else None
         if z is None or constant is None:
             return self._back(self._quotients(reads, relevance), reads)
-        flat = self._ratio(relevance.reshape(len(x), -1), 1.0)
+        flat = self._ratio(relevance.reshape(len(x), -1), self._coefficient())
         a = self.ops.ratio_map(z.reshape(len(x), -1), constant, flat).reshape(relevance.shape)
         return self._back([("p", a)], reads)
 

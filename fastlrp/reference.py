@@ -138,7 +138,10 @@ class Reference:
     name = "NumPy"
 
     def __init__(self, dtype: Any = np.float64):
-        self.dtype = np.dtype(dtype)
+        try:
+            self.dtype = np.dtype(dtype)
+        except TypeError:
+            raise TypeError(f"dtype must be a float type, got {dtype!r}") from None
         if self.dtype.kind != "f":
             raise TypeError(f"dtype must be a float type, got {self.dtype}")
         self.key = f"twin {self.dtype}"

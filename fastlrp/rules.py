@@ -15,6 +15,7 @@ Every rule has `epsilon` (None: the convention's value) and `bias` (False drops 
 from __future__ import annotations
 
 import math
+import numbers
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -39,7 +40,9 @@ CONVENTIONS = {
 
 
 def _check_number(name: str, value: Any, low: float = 0.0) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < low:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not math.isfinite(value) or value < low:
         raise ValueError(f"{name} must be a finite number of at least {low}, got {value!r}")
 
 
@@ -50,6 +53,8 @@ class Rule:
     def __post_init__(self) -> None:
         if (epsilon := getattr(self, "epsilon", None)) is not None:
             _check_number("epsilon", epsilon)
+        if not isinstance(bias := getattr(self, "bias", True), bool):
+            raise TypeError(f"bias must be True or False, got {bias!r}")
 
 
 @dataclass(frozen=True)
@@ -187,18 +192,23 @@ class ZBox(LinearRule):
         for name in ("low", "high"):
             if (value := getattr(self, name)) is not None:
                 try:
-                    value = np.array(value, np.float64)
-                except (TypeError, ValueError):
-                    raise TypeError(f"{name} must be a number or an array of numbers, got {value!r}") from None
+                    array = np.array(value)
+                except ValueError:
+                    array = np.array("ragged")
+                if array.dtype.kind not in "fiu":
+                    raise TypeError(f"{name} must be a number or an array of numbers, got {value!r}")
+                value = array.astype(np.float64)
+                if not np.isfinite(value).all():
+                    raise ValueError(f"{name} must be finite, got {value}")
                 value.flags.writeable = False
                 object.__setattr__(self, name, value)
 
     def _key(self) -> tuple[Any, ...]:
         bounds = (self.low, self.high)
-        return (self.epsilon, *(None if b is None else (b.shape, b.tobytes()) for b in bounds))
+        return (type(self), self.epsilon, *(None if b is None else (b.shape, b.tobytes()) for b in bounds))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, ZBox) and self._key() == other._key()
+        return type(other) is type(self) and self._key() == other._key()
 
     def __hash__(self) -> int:
         return hash(self._key())

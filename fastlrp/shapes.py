@@ -13,11 +13,14 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
+MOST = 1 << 31  # any one size
+MOST_ELEMENTS = 1 << 33  # of one sample with its padding, or one layer's weights
+
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]  # ((top, bottom), (left, right))
 
 
-def as_size(value: Any, name: str, low: int = 1) -> int:
+def as_size(value: Any, name: str, low: int = 1, below: float = MOST) -> int:
     """One whole number of at least `low`, or an error that names the argument."""
     try:
         size = operator.index(value)
@@ -27,7 +30,15 @@ def as_size(value: Any, name: str, low: int = 1) -> int:
         raise TypeError(f"{name} must be an int, got {value!r}")
     if size < low:
         raise ValueError(f"{name} must be at least {low}, got {size}")
+    if size >= below:
+        raise ValueError(f"{name} must be less than {below}, got {size}")
     return size
+
+
+def check_elements(what: str, shape: Sequence[int]) -> None:
+    """ValueError where an array would be beyond all reason: sizes multiplied in C must not overflow."""
+    if math.prod(shape) > MOST_ELEMENTS:
+        raise ValueError(f"{what} of shape {tuple(shape)} would have more than {MOST_ELEMENTS} elements")
 
 
 def as_number(value: Any, name: str, finite: bool = True) -> float:
@@ -116,6 +127,8 @@ class Window:
         if min(window.grid) < 1:
             raise ValueError(f"kernel {kernel} with dilation {dilation} does not fit an input of shape "
                              f"{tuple(in_shape)} with padding {padding}")
+        check_elements("input with padding", (height + sum(padding[0]), width + sum(padding[1]), channels))
+        check_elements("reach of the taps", [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)])
         return window
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -223,6 +223,11 @@ static void enter_row(const job *j, cursor *at, const float *source, int64_t sam
     valid_taps(j, row + at->r, &at->first, &at->last);
 }
 
+static void next_row(const job *j, cursor *at, const float *source, int64_t sample, int64_t row, int64_t rows) {
+    if (++at->r == rows) at->r = 0, at->s++;
+    enter_row(j, at, source, sample, row);
+}
+
 /* Blocks of up to 6 pixels, running over rows and samples, times one panel of output channels. */
 static void run_panel(const job *j, const float *source, int64_t sample, int64_t samples, int64_t row, int64_t rows,
                       int64_t group, int64_t panel, int64_t k_total) {
@@ -243,26 +248,24 @@ static void run_panel(const job *j, const float *source, int64_t sample, int64_t
     for (int64_t done = 0; done < pixels;) {
         const int64_t blocks = flrp_ceil_div(pixels - done, FLRP_MAX_ROWS);
         const int64_t size = flrp_ceil_div(pixels - done, blocks); /* even blocks: 7 pixels are 4 + 3 */
-        int64_t first = p->rows.taps, last = 0;
-        for (int64_t m = 0; m < size; m++, at.a += read_step, at.offset += write_step) {
-            if (at.c == cols) {
-                if (++at.r == rows) at.r = 0, at.s++;
-                enter_row(j, &at, source, sample, row);
-            }
+        if (at.c == cols) next_row(j, &at, source, sample, row, rows);
+        const int64_t first = at.first, last = at.last;
+        int64_t count = 0; /* a block ends where other row taps meet data, so that no pixel runs its neighbour's */
+        for (; count < size; count++, at.a += read_step, at.offset += write_step) {
+            if (at.c == cols) next_row(j, &at, source, sample, row, rows);
+            if (at.first != first || at.last != last) break;
             at.c++;
-            t.a[m] = at.a;
-            offsets[m] = at.offset + channel;
-            first = flrp_min(first, at.first);
-            last = flrp_max(last, at.last);
+            t.a[count] = at.a;
+            offsets[count] = at.offset + channel;
         }
         set_segments(j, &t, first, last);
         for (int side = 0; side < p->sides; side++) {
             t.b = weights + side * p->groups * j->panels * k_total * width;
             if (j->flat) t.b += first * j->row_segments * width;
-            kernels->tile((int)size, (int)vectors, &t, acc);
-            kernels->finish(j->epilogue, side, (int)size, n, channel, acc, vectors * kernels->lanes, offsets);
+            kernels->tile((int)count, (int)vectors, &t, acc);
+            kernels->finish(j->epilogue, side, (int)count, n, channel, acc, vectors * kernels->lanes, offsets);
         }
-        done += size;
+        done += count;
     }
 }
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import types
 from collections.abc import Iterator
 from typing import Any
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the twin's products are small: threads only get in the way
 
 import numpy as np
 import pytest

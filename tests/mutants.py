@@ -30,7 +30,8 @@ class Mutant(NamedTuple):
 
 
 MUTANTS = [
-    Mutant("tile", "src_c/body/tile.h", "acc[m][v] = v_fma(x, bv[v], acc[m][v])", "acc[m][v] = v_fma(x, bv[0], acc[m][v])"),
+    Mutant("tile", "src_c/body/tile.h", "acc[m][v] = v_fma(x, bv[v], acc[m][v])",
+           "acc[m][v] = v_fma(x, bv[0], acc[m][v])"),
     Mutant("tile, row tails", "src_c/body/tile.h", "x = v_set1(a[m][i])", "x = v_set1(a[m == 5 ? 4 : m][i])"),
     Mutant("epilogue, bias", "src_c/body/pointwise.h", "load_some(e->bias + channel + j, left)",
            "load_some(e->bias + j, left)"),
@@ -46,29 +47,40 @@ MUTANTS = [
     Mutant("wide, groups", "src_c/product.c", "channel = group * group_out + panel * width", "channel = panel * width"),
     Mutant("narrow", "src_c/product.c", "(o + m) / outs * cols + c) * outs + (o + m) % outs",
            "(o + m) / outs * cols + c) * outs + m % outs"),
-    Mutant("narrow, spacing", "src_c/product.c", ".a_step = all, .b_step = spacing(&p->cols)", ".a_step = all, .b_step = 1"),
-    Mutant("phases of the stride", "fastlrp/shapes.py", "offsets, kernel, phase, stride))", "offsets, kernel, 0, stride))"),
+    Mutant("narrow, short segments", "src_c/product.c", "i % each * spacing(&p->cols)", "i % each"),
+    Mutant("narrow, first tap", "src_c/product.c", "(j->flat ? first * j->row_segments * all : 0)", "0"),
+    Mutant("wide, first tap", "src_c/product.c", "if (j->flat) t.b += first", "if (0) t.b += first"),
+    Mutant("narrow, spacing", "src_c/product.c", ".a_step = all, .b_step = spacing(&p->cols)",
+           ".a_step = all, .b_step = 1"),
+    Mutant("phases of the stride", "fastlrp/shapes.py", "offsets, kernel, phase, stride))",
+           "offsets, kernel, 0, stride))"),
     Mutant("phases, taps", "fastlrp/shapes.py", "for distance, k in reach if distance % stride == 0",
            "for distance, k in reach if k % stride == 0"),
-    Mutant("scatter", "src_c/scatter.c", "p->rows.offsets[tap] * j->image_w", "tap * j->image_w"),
-    Mutant("scatter, padding", "src_c/scatter.c", "(y - p->rows.start) * j->image_w", "y * j->image_w"),
+    Mutant("scatter, stride", "src_c/scatter.c", "(done + m) * step + n", "(done + m) * p->dst_c + n"),
+    Mutant("scatter, padding", "src_c/scatter.c", "line + j->before, 0, &at", "line, 0, &at"),
+    Mutant("scatter, row taps", "src_c/scatter.c", "p->rows.offsets[tap] * p->src_w", "tap * p->src_w"),
+    Mutant("scatter, reading", "src_c/scatter.c", "p->parts > 1 || operands[0].read != FLRP_PLAIN", "p->parts > 1"),
     Mutant("packing", "fastlrp/_kernels.pyx", "packed[..., :outputs] = taken.reshape(sides, k, groups, outputs)",
            "packed[..., :outputs] = taken.reshape(sides, k, outputs, groups).swapaxes(2, 3)"),
     Mutant("weight gradient", "src_c/gradient.c", "group * group_c + row % group_c", "row % group_c"),
     Mutant("weight gradient, chunks", "src_c/gradient.c", "out[i] += acc[", "out[i] = acc["),
     Mutant("weight gradient, padding", "src_c/gradient.c", "j->block_w + w->pad_left) * c", "j->block_w) * c"),
+    Mutant("channel sum", "src_c/body/pointwise.h", "for (; row < rows; row++) sums[0]",
+           "for (; row + 1 < rows; row++) sums[0]"),
     Mutant("sum pool", "src_c/body/pool.h", "v_set1(scale[y * w->out_w + col])", "v_set1(scale[col])"),
     Mutant("sum pool, borders", "src_c/body/pool.h", "*last = flrp_min(kernel, size - at)",
            "*last = flrp_min(kernel, size - at + (at > 0 && size - at == kernel - 1))"),
-    Mutant("sum pool back", "src_c/body/pool.h", "v_mul(value, v_set1(scale[window]))", "v_mul(value, v_set1(scale[0]))"),
-    Mutant("sum pool back, factor", "src_c/body/pool.h", "load_some(factor + at + c, channels - c)",
-           "load_some(factor + at, channels - c)"),
+    Mutant("sum pool, beyond the end", "src_c/body/pool.h", "pixels_to_write * channels >= VW &&", "1 &&"),
+    Mutant("sum pool back", "src_c/body/pool.h", "v_set1(scale[window])", "v_set1(scale[one])"),
+    Mutant("sum pool back, factor", "src_c/body/pool.h", "load_some(factor + c, n)", "load_some(factor, n)"),
     Mutant("max pool, ties", "src_c/body/pool.h", "(in[c] > o[c])", "(in[c] >= o[c])"),
     Mutant("max pool, NaN", "src_c/body/pool.h", " | (in[c] != in[c])", ""),
-    Mutant("max pool back", "src_c/body/pool.h", "winner[at + c] == tap ? g[at + c] : 0", "winner[at + c] >= tap ? g[at + c] : 0"),
+    Mutant("max pool back", "src_c/body/pool.h", "winner[at + c] == tap ? g[at + c] : 0",
+           "winner[at + c] >= tap ? g[at + c] : 0"),
     Mutant("quotient, zero", "src_c/body/pointwise.h", "return v_if_zero(s, v_mul(s, top), v_div(top, s))",
            "return v_div(top, s)"),
-    Mutant("quotient, sign", "src_c/body/pointwise.h", "r->is_signed ? v_if_negative(sum,", "r->is_signed ? v_if_negative(top,"),
+    Mutant("quotient, sign", "src_c/body/pointwise.h", "r->is_signed ? v_if_negative(sum,",
+           "r->is_signed ? v_if_negative(top,"),
     Mutant("ratio map, shared sums", "src_c/pointwise.c", "*sum_first = sample * j->sums_stride + at",
            "*sum_first = sample * j->sums_stride"),
     Mutant("gamma map", "src_c/body/pointwise.h", "bb = v_if_negative(zv, big, s)", "bb = v_if_negative(zv, s, big)"),
@@ -118,14 +130,10 @@ def main(arguments: list[str]) -> int:
         if try_tests(folder, True, arguments) != "survived":
             print("the tests fail, or do not build, without any change")
             return 2
-        results, built = [], True
-        for mutant in MUTANTS:
+        results = []
+        for mutant in sorted(MUTANTS, key=lambda m: not m.file.endswith(".py")):  # those on the unchanged build first
             start = time.monotonic()
-            is_python = mutant.file.endswith(".py")
-            if is_python and not built:  # the module on disk is still the last mutant's
-                run(["setup.py", "build_ext", "--inplace"], folder)
             results.append(try_mutant(mutant, folder, arguments))
-            built = is_python
             print(f"{mutant.family:<26}{mutant.file:<26}{results[-1]:<16}{time.monotonic() - start:5.0f} s", flush=True)
     caught = results.count("caught")
     print(f"{caught} of {len(MUTANTS)} caught")

@@ -663,6 +663,19 @@ def test_composites_are_told_apart_by_value() -> None:
         assert_same_bits(net.explain(X, composite="epsilon_plus", compat=compat).relevance, fresh)
 
 
+def test_a_users_own_composite() -> None:
+    """Entries in any sequence; the same rules, the same bits, prepared once or not."""
+    entries = [("first", Flat()), ("convolution", ZPlus()), ("linear", Epsilon())]
+    expected = NET.explain(X, composite=Uniform(Epsilon()).override(
+        {"conv1": Flat(), "conv2": ZPlus(), "conv3": ZPlus()})).relevance
+    for kind in (tuple, list):
+        composite = fastlrp.composites.Composite("mine", kind(entries))
+        for _ in range(2):
+            assert_same_bits(NET.explain(X, composite=composite).relevance, expected)
+    with pytest.raises(ValueError, match=r"mine.*conv1"):
+        NET.explain(X, composite=fastlrp.composites.Composite("mine", (("linear", Epsilon()),)))
+
+
 def test_bounds_given_as_arrays_are_copied() -> None:
     """Changing the array afterwards changes no composite."""
     low, high = np.full(3, -4.0), np.full(3, 4.0)
@@ -727,6 +740,42 @@ def test_the_comparison_names_the_layer_that_is_wrong(verb: str, what: str, laye
     monkeypatch.setattr(type(net.ops), verb, lambda *arguments, **more: right(*arguments, **more) * np.float32(1.1))
     with pytest.raises(ArithmeticError, match=f"{what} of layer '{layer}'"):
         net.test(X, 1, "epsilon_plus")
+
+
+def random_network(rng: np.random.Generator) -> fastlrp.Network:
+    """Convolutions, pools and activations of every kind, at random; then dense layers."""
+    def pick(*choices: Any) -> Any:
+        return choices[rng.integers(len(choices))]
+    shape = (int(rng.integers(6, 10)), int(rng.integers(6, 24)), int(rng.integers(1, 5)))
+    layers: list[Any] = [fastlrp.Format(-1, 1)] if rng.random() < 0.3 else []
+    channels = shape[2]
+    for _ in range(rng.integers(1, 4)):
+        groups = pick(1, 1, channels)
+        channels = int(rng.integers(1, 7)) * groups
+        # A maximum over values that a function squeezed together is decided by rounding: no maximum after those.
+        activation, pool = pick((fastlrp.ReLU, fastlrp.MaxPool2d), (fastlrp.LeakyReLU, fastlrp.MaxPool2d),
+                                (fastlrp.Tanh, fastlrp.SumPool2d), (fastlrp.Softplus, fastlrp.AvgPool2d))
+        layers += [fastlrp.Conv2d(channels, pick(1, 2, 3, (3, 2)), pick(1, 1, 2), pick(1, "same", ((2, 1), (1, 2))),
+                                  pick(1, 1, 2), groups, bias=bool(rng.random() < 0.7)),
+                   activation(), pool(2, pick(1, 2), 1)]
+        channels = min(channels, 4) if groups > 1 else channels
+        layers.append(fastlrp.Conv2d(channels, 1))
+    layers += [fastlrp.Flatten(), fastlrp.Linear(int(rng.integers(2, 40))), fastlrp.ReLU(), fastlrp.Linear(3)]
+    return with_biases(fastlrp.Network(layers, shape), seed=int(rng.integers(99)))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_random_networks(seed: int) -> None:
+    """As the twin says, with stabilisers that keep quotients tame; and batches change no bit."""
+    rng = np.random.default_rng(seed)
+    net = random_network(rng)
+    x = mixed_signs(rng, 5, net.input_shape)
+    for rule in (Epsilon(0.3), ZPlus(0.1), AlphaBeta(2, 1, 0.1), Gamma(0.5, 0.3), ZBox(-6, 6, 0.1), WSquare(), Flat()):
+        composite = Uniform(rule)
+        assert net.test(x, 1, composite, tolerance=1e-3)["forward"] < 1e-5
+        together = net.explain(x, 1, composite).relevance
+        alone = np.concatenate([net.explain(x[i:i + 1], 1, composite).relevance for i in range(5)])
+        assert_same_bits(alone, together, str(rule))
 
 
 # ---- the original project's calls ----

@@ -467,11 +467,12 @@ def test_signs_are_decided_sample_by_sample(kind: str, name: str) -> None:
     (lambda: AlphaBeta(float("nan"), 1), "alpha"), (lambda: Gamma(-1), "gamma"), (lambda: Gamma(float("inf")), "gamma"),
     (lambda: GammaSimple(None), "gamma"), (lambda: ZBox(low=0), "low and high"),
     (lambda: ZBox(high=1), "low and high"),
-    (lambda: fastlrp.rules.SmoothGradient(-1), "beta"),
+    (lambda: fastlrp.rules.SmoothGradient(-1), "beta"), (lambda: ZPlus(bias="no"), "bias"),
+    (lambda: ZBox("0", "1"), "low"), (lambda: ZBox(float("-inf"), 1), "low"),
 ])
 def test_bad_numbers_are_refused_by_name(make: Callable[[], Rule], named: str) -> None:
-    """ValueError that names the argument."""
-    with pytest.raises(ValueError, match=named):
+    """ValueError, or TypeError for what is no number, that names the argument."""
+    with pytest.raises((ValueError, TypeError), match=named):
         make()
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..ops import PREPARING, real_array
 from ..reference import Array
-from ..shapes import Geometry
+from ..shapes import Geometry, check_elements
 
 Shape = tuple[int, ...]
 
@@ -29,11 +29,13 @@ class Layer:
     role: what rules may do with it. "linear" and "convolution" have weights; "sum" adds its inputs up (pools);
     "activation" acts elementwise; "route" moves or picks values; "scale" formats the network's input.
     nonnegative: whether the output is never negative: "always", "as input" or "unknown".
+    keeps_range: whether the output lies between the least and the greatest input.
     """
 
     kind: ClassVar[str] = "layer"
     role: ClassVar[str] = "activation"
     nonnegative: str = "unknown"
+    keeps_range: ClassVar[bool] = False  # whether outputs lie in the range of the inputs
     options: ClassVar[tuple[str, ...]] = ()  # constructor arguments, each kept under its own name
 
     def __init__(self, name: str | None = None):
@@ -48,6 +50,7 @@ class Layer:
         if self.in_shape and self.in_shape != in_shape:
             raise ValueError(f"already built for an input of shape {self.in_shape}, got {in_shape}")
         out_shape = self.infer(in_shape)
+        check_elements("output", out_shape)
         self.in_shape, self.out_shape = in_shape, out_shape
         return out_shape
 
@@ -66,6 +69,10 @@ class Layer:
     def backward(self, ops: Any, g: Array, x: Array, kept: Any) -> Array:
         """Vector-Jacobian product: the gradient of Σ g · output in the input."""
         raise TypeError(f"{type(self).__name__} has no backward pass")
+
+    def scaled(self, x: Array) -> Array:
+        """For layers of role "scale": what the layer makes of values, numbers or one per channel, in any float type."""
+        raise TypeError(f"{type(self).__name__} does not scale its input")
 
     def config(self) -> dict[str, Any]:
         """The constructor arguments that make this layer again."""
@@ -123,6 +130,11 @@ class WeightedLayer(Layer):
     def weight_shape(self) -> Shape:
         """What `weight` must have; known once a network is built."""
         return self.geometry.weight_shape
+
+    def build(self, in_shape: Shape) -> Shape:
+        out_shape = super().build(in_shape)
+        check_elements("weights", self.weight_shape)
+        return out_shape
 
     @property
     def parameter_shapes(self) -> dict[str, Shape]:

@@ -104,6 +104,7 @@ class MaxPool2d(Pool2d):
 
     kind = "maxpool"
     role = "route"
+    keeps_range = True
 
     def forward(self, ops: Any, x: Array) -> tuple[Array, Any]:
         return ops.max_pool(self.window, x)

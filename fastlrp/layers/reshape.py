@@ -19,6 +19,7 @@ class Reshape(Layer):
     kind = "reshape"
     role = "route"
     nonnegative = "as input"
+    keeps_range = True
     options: ClassVar[tuple[str, ...]] = ("shape",)
 
     def __init__(self, shape: Sequence[int] | int, name: str | None = None):
@@ -88,6 +89,7 @@ class Dropout(Layer):
 
     kind = "dropout"
     nonnegative = "as input"
+    keeps_range = True
     options = ("rate",)
 
     def __init__(self, rate: float = 0.5, name: str | None = None):

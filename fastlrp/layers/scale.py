@@ -25,13 +25,11 @@ class Format(Layer):
         if self.low >= self.high:
             raise ValueError(f"low must be less than high, got low={low!r}, high={high!r}")
 
-    @property
-    def bounds(self) -> tuple[Array, Array]:
-        """The range of the output, which ZBox takes for its own."""
-        return np.array(self.low), np.array(self.high)
+    def scaled(self, x: Array) -> Array:
+        return x * x.dtype.type(self.high - self.low) + x.dtype.type(self.low)
 
     def forward(self, ops: Any, x: Array) -> tuple[Array, Any]:
-        return x * x.dtype.type(self.high - self.low) + x.dtype.type(self.low), None
+        return self.scaled(x), None
 
     def backward(self, ops: Any, g: Array, x: Array, kept: Any) -> Array:
         return g * g.dtype.type(self.high - self.low)
@@ -51,11 +49,8 @@ class Normalize(Layer):
             raise ValueError(f"mean and std must be finite numbers or one per channel, std > 0; got {mean}, {std}")
         self.mean, self.std = mean.tolist(), std.tolist()
 
-    @property
-    def bounds(self) -> tuple[Array, Array]:
-        """What 0 and 1 become, which ZBox takes for its own range."""
-        mean, std = np.asarray(self.mean), np.asarray(self.std)
-        return (0 - mean) / std, (1 - mean) / std
+    def scaled(self, x: Array) -> Array:
+        return (x - np.asarray(self.mean, x.dtype)) / np.asarray(self.std, x.dtype)
 
     def infer(self, in_shape: Shape) -> Shape:
         for name in ("mean", "std"):
@@ -65,7 +60,7 @@ class Normalize(Layer):
         return in_shape
 
     def forward(self, ops: Any, x: Array) -> tuple[Array, Any]:
-        return (x - np.asarray(self.mean, x.dtype)) / np.asarray(self.std, x.dtype), None
+        return self.scaled(x), None
 
     def backward(self, ops: Any, g: Array, x: Array, kept: Any) -> Array:
         return g / np.asarray(self.std, g.dtype)

@@ -281,7 +281,7 @@ def _check_targets(net: Graph, t: Any, n: int, loss: Loss, name: str) -> Targets
 def _streams(seed: int | None) -> list[np.random.Generator]:
     """Two generators, for the order of samples and for dropout."""
     if seed is not None:
-        as_size(seed, "seed", 0)
+        as_size(seed, "seed", 0, math.inf)
     return [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(2)]
 
 

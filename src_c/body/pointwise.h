@@ -98,12 +98,12 @@ static void ratio_map(int64_t n, int64_t channels, const float *sums, const floa
 
 static void gamma_map(int64_t n, int64_t channels, const float *p, const float *q, const float *z, const float *bias,
                       float gamma, const flrp_ratio *r, float *a, float *b) {
-    const vf zero = v_set1(0), more = v_set1(1 + gamma), nothing = v_set1(0);
+    const vf zero = v_set1(0), more = v_set1(1 + gamma);
     for (int64_t first = 0; first < n; first += channels)
         for (int64_t c = 0; c < channels; c += VW) {
             const int64_t left = channels - c, i = first + c;
             const vf pv = load_some(p + i, left), qv = load_some(q + i, left), zv = load_some(z + i, left);
-            const vf bv = bias ? load_some(bias + c, left) : nothing, rv = load_some(r->relevance + i, left);
+            const vf bv = bias ? load_some(bias + c, left) : zero, rv = load_some(r->relevance + i, left);
             const vf up = v_add(v_fma(more, pv, qv), v_add(bv, v_mul(v_set1(gamma), v_positive(bv))));
             const vf down = v_add(v_fma(more, qv, pv), v_add(bv, v_mul(v_set1(gamma), v_negative(bv))));
             const vf s = quotient(v_if_negative(zv, down, up), rv, r), big = v_mul(more, s);
