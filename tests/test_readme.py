@@ -25,6 +25,12 @@ def test_readme_code_runs(tmp_path, monkeypatch):
     assert (tmp_path / "digits.png").stat().st_size > 1000
 
 
+def test_readme_has_its_figures():
+    text = (ROOT / "README.md").read_text()
+    assert re.search(r"\d\d\.\d% on its 10,000 test images", text)
+    assert "| LeNet forward | 128 |" in text.partition("<!-- bench/peers.py -->")[2]
+
+
 def test_readme_links_exist():
     for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text()):
         assert (ROOT / target).exists(), target
