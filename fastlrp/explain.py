@@ -142,16 +142,16 @@ def _start(request: Request, output: Array, chunk: slice, picked: Array | None) 
 
 
 def _allocate(graph: Graph, x: Array, request: Request, layers: bool) -> Explanation:
-    shapes = [graph.input_shape, *(layer.out_shape for layer in graph.layers)]
-    empty = [np.empty((len(x), *shape), graph.ops.dtype) for shape in (shapes[0], shapes[request.end],
-                                                                      shapes[request.end])]
-    found = {graph.layers[i].name: np.empty((len(x), *shapes[i + 1]), graph.ops.dtype)
-             for i in range(request.end)} if layers else {}
-    return Explanation(empty[0], empty[1], None, empty[2], found)
+    def empty(shape: tuple[int, ...]) -> Array:
+        return np.empty((len(x), *shape), graph.ops.dtype)
+
+    end = graph.nodes[request.end - 1].layer.out_shape
+    found = {node.layer.name: empty(node.layer.out_shape) for node in graph.nodes[:request.end]} if layers else {}
+    return Explanation(empty(graph.input_shape), empty(end), None, empty(end), found)
 
 
 def _check_start(graph: Graph, composite: Composite, start: Any, end: int, n: int) -> tuple[Any, int]:
-    shape = graph.layers[end - 1].out_shape
+    shape = graph.nodes[end - 1].layer.out_shape
     start = composite.start if start is None else start
     if isinstance(start, Filter):
         return start, end

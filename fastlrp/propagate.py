@@ -110,7 +110,7 @@ class _Run:
 
     def _sum(self, index: int, x: Array, relevance: Array) -> Array:
         """Norm: R_i = x_i Σ_j s R_j / s_ε(y_j), s the pool's scale."""
-        convention, rule, pool = self.plan.convention, self.plan.rules[index], self.graph.layers[index]
+        convention, rule, pool = self.plan.convention, self.plan.rules[index], self.graph.nodes[index].layer
         assert isinstance(rule, (Norm, Epsilon)) and isinstance(pool, SumPool2d)  # make_plan has checked
         epsilon = convention.sum_epsilon if rule.epsilon is None else rule.epsilon
         quotients = self.ops.ratio_map(self.trace.values[index + 1], None,
@@ -118,7 +118,7 @@ class _Run:
         return pool.norm(self.ops, quotients, x)
 
     def _weighted(self, index: int, x: Array, relevance: Array) -> Array:
-        source, layer = self.graph.nodes[index].inputs[0], self.graph.layers[index]
+        source, layer = self.graph.nodes[index].inputs[0], self.graph.nodes[index].layer
         assert isinstance(layer, WeightedLayer)
         z: Array | None = self.trace.values[index + 1]
         step = _Linear(self.ops, layer, self.plan, index)
