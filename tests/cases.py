@@ -181,7 +181,8 @@ def run_python(code: str, timeout: float = 60, prefix: tuple[str, ...] = (), **e
     """Run code in a fresh interpreter that finds the same package, and these modules."""
     paths = [str(PACKAGE.parent), str(Path(__file__).resolve().parent), os.environ.get("PYTHONPATH", "")]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **environment}
-    return subprocess.run([*prefix, sys.executable, "-c", code], env=env, capture_output=True, text=True,
+    here = Path(__file__).parent  # not the checkout, whose package may not be built
+    return subprocess.run([*prefix, sys.executable, "-c", code], env=env, cwd=here, capture_output=True, text=True,
                           timeout=timeout, check=False)
 
 
