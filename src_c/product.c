@@ -2,7 +2,7 @@
  *
  * A task covers a block of destination pixels: rows of one sample, or several whole samples where they are small.
  * It reads the source where it lies if every tap is inside the data and nothing is to be transformed; else it
- * copies the source rows it needs, transformed and zero-padded, into its thread's scratch. Then each pixel is one
+ * copies the source rows it needs, transformed, with zeros left and right, into its thread's scratch. Then each pixel is one
  * pointer, each tap one offset, and blocks of pixels x output channels go to the micro-kernel and the epilogue.
  * How the pixels are cut into tasks and blocks changes no bit: the order of every output's sum is fixed.
  */
@@ -176,16 +176,13 @@ static void copy_planes(const job *j, int64_t sample, int64_t y, float *dst) {
 static void copy_source(const job *j, int64_t sample, int64_t samples, int64_t row, int64_t rows, float *dst) {
     const flrp_product *p = j->p;
     const int64_t y0 = first_source(&p->rows, row), lines = (rows - 1) * p->rows.step + j->span_h;
+    /* Lines outside the data stay as they are: no block runs the row taps that would read them. */
+    const int64_t first = flrp_max(0, -y0), last = flrp_min(lines, p->src_h - y0);
     for (int64_t s = 0; s < samples; s++)
-        for (int64_t l = 0; l < lines; l++) {
+        for (int64_t l = first; l < last; l++) {
             float *line = dst + s * j->image + l * j->line;
-            if (y0 + l >= 0 && y0 + l < p->src_h) {
-                if (narrow(p)) copy_planes(j, sample + s, y0 + l, line);
-                else copy_line(j, sample + s, y0 + l, line);
-            } else if (narrow(p)) {
-                for (int64_t plane = 0; plane < p->parts * p->src_c; plane++)
-                    memset(line + plane * j->plane, 0, (size_t)j->line * sizeof(float));
-            } else memset(line, 0, (size_t)j->line * sizeof(float));
+            if (narrow(p)) copy_planes(j, sample + s, y0 + l, line);
+            else copy_line(j, sample + s, y0 + l, line);
         }
 }
 
