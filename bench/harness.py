@@ -19,6 +19,8 @@ from typing import Any
 import fastlrp
 from fastlrp import _kernels
 
+PAUSE = 0.05  # seconds between measurements: idle threads of one runtime spin for a while on the other's processors
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -42,6 +44,7 @@ def interleaved(calls: Mapping[str, Callable[[], Any]], runs: int = 7) -> dict[s
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(runs):
         for name, call in calls.items():
+            time.sleep(PAUSE)
             start = time.perf_counter()
             for _ in range(counts[name]):
                 call()
