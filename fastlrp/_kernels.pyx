@@ -216,10 +216,15 @@ def pack_wide(weight, rows, cols, Py_ssize_t groups, Py_ssize_t width):
     """(side, kh, kw, parts, channels / group, outputs) to [side][group][panel][k][width], zeros past the outputs."""
     taken = weight[:, pack_taps(rows.kernel), pack_taps(cols.kernel)]
     sides, outputs = weight.shape[0], weight.shape[5] // groups
-    k, panels = taken.size // (sides * groups * outputs), -(-outputs // width)
-    packed = np.zeros((sides, groups, k, panels * width), np.float32)
-    packed[..., :outputs] = taken.reshape(sides, k, groups, outputs).transpose(0, 2, 1, 3)
-    return np.ascontiguousarray(packed.reshape(sides, groups, k, panels, width).transpose(0, 1, 3, 2, 4))
+    k, whole, rest = taken.size // (sides * groups * outputs), outputs // width, outputs % width
+    packed = np.empty((sides, groups, whole + (rest > 0), k, width), np.float32)
+    taken = taken.reshape(sides, k, groups, outputs).transpose(0, 2, 1, 3)
+    full = taken[..., :whole * width].reshape(sides, groups, k, whole, width)
+    packed[:, :, :whole] = full.transpose(0, 1, 3, 2, 4)
+    if rest:
+        packed[:, :, whole, :, :rest] = taken[..., whole * width:]
+        packed[:, :, whole, :, rest:] = 0
+    return packed
 
 
 def pack_narrow(weight, rows, cols):
