@@ -2,9 +2,9 @@
  *
  * A task covers a block of destination pixels: rows of one sample, or several whole samples where they are small.
  * It reads the source where it lies if every tap is inside the data and nothing is to be transformed; else it
- * copies the source rows it needs, transformed, with zeros left and right, into its thread's scratch. Then each pixel is one
- * pointer, each tap one offset, and blocks of pixels x output channels go to the micro-kernel and the epilogue.
- * How the pixels are cut into tasks and blocks changes no bit: the order of every output's sum is fixed.
+ * copies the source rows it needs, transformed, with zeros left and right, into its thread's scratch. Then each
+ * pixel is one pointer, each tap one offset, and blocks of pixels x output channels go to the micro-kernel and the
+ * epilogue. How the pixels are cut into tasks and blocks changes no bit: the order of every output's sum is fixed.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -186,7 +186,7 @@ static void copy_source(const job *j, int64_t sample, int64_t samples, int64_t r
         }
 }
 
-/* Row taps [*first, *last) that meet data at grid row `row`: the others would only add zeros. */
+/* Row taps [*first, *last) that meet data at grid row `row`: the others are never run. */
 static void valid_taps(const job *j, int64_t row, int64_t *first, int64_t *last) {
     const flrp_axis *a = &j->p->rows;
     int64_t t0 = 0, t1 = a->taps;

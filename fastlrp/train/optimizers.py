@@ -7,6 +7,7 @@ that fails has changed nothing. Each array is walked in blocks that stay in the 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,7 @@ class State:
     scratch: Array
 
 
-class Optimizer:
+class Optimizer(ABC):
     """What optimisers share. The state belongs to the object and is kept for each network apart: a name such as
     "adam" starts anew with every fit, an object passed again to fit the same network goes on where that fit
     stopped. A fit that ends by an exception ends the state too.
@@ -66,14 +67,14 @@ class Optimizer:
         slots = [[np.zeros(p.size, p.dtype) for _ in range(self.slot_count)] for p in parameters]
         return State(0, slots, np.empty(BLOCK, parameters[0].dtype))
 
+    @abstractmethod
     def _coefficients(self, step: int) -> tuple[float, ...]:
         """The numbers that step `step`, counted from 1, needs."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _apply(self, old: Array, new: Array, gradient: Array, *slots: Array, scratch: Array,
                coefficients: tuple[float, ...]) -> None:
         """Write one block of new parameters, and its slots."""
-        raise NotImplementedError
 
 
 class SGD(Optimizer):
