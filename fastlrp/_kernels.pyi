@@ -1,4 +1,5 @@
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -8,6 +9,7 @@ from .shapes import Geometry, Sweep, Window
 READS: dict[str, int]
 ACTIVATIONS: dict[str, int]
 ISAS: dict[str, int]
+STEPS: dict[str, int]
 
 def set_isa(name: str) -> None: ...
 def get_isa() -> str: ...
@@ -23,6 +25,11 @@ class Product:
                  weight: np.ndarray, scatter: bool = False) -> None: ...
     def __call__(self, samples: int, operands: Sequence[Operand], out: np.ndarray, *, bias: np.ndarray | None = None,
                  ratio: Ratio | None = None, factors: Sequence[Operand] | None = None) -> np.ndarray: ...
+
+class Program:
+    def __init__(self, steps: Sequence[Any], sizes: Sequence[int], offsets: Sequence[int], arena: int) -> None: ...
+    def __call__(self, samples: int, external: Mapping[int, np.ndarray],
+                 classes: np.ndarray | None = None) -> bool: ...
 
 def weight_gradient(geometry: Geometry, x: np.ndarray, g: np.ndarray) -> np.ndarray: ...
 def channel_sum(g: np.ndarray) -> np.ndarray: ...

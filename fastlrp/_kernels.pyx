@@ -1,5 +1,5 @@
 # cython: language_level=3, cdivision=True, embedsignature=True
-"""The compiled kernels: checks buffers, packs weights, allocates outputs, drops the GIL, calls C.
+"""The compiled kernels: checks buffers, has weights packed, allocates outputs, drops the GIL, calls C.
 
 Arrays are float32, C-contiguous, channels last. Callers (ops.py) hand over nothing else; a buffer that does
 not fit raises here, so that C can trust every pointer.
@@ -9,7 +9,11 @@ cimport numpy as cnp
 from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport calloc, free, malloc
 
+import weakref
+
 import numpy as np
+
+from . import packing
 
 cnp.import_array()
 
@@ -73,6 +77,35 @@ cdef extern from "fastlrp.h" nogil:
                                   const float *g, float *out)
     int64_t flrp_fma_loop(int isa, int threads, int64_t iterations)
     int flrp_is_nonnegative(int64_t size, const float *x)
+    enum:
+        FLRP_STEP_PRODUCT, FLRP_STEP_SUM_POOL, FLRP_STEP_SUM_POOL_BACKWARD, FLRP_STEP_MAX_POOL
+        FLRP_STEP_MAX_POOL_BACKWARD, FLRP_STEP_RATIO, FLRP_STEP_GAMMA, FLRP_STEP_ACTIVATION
+        FLRP_STEP_ACTIVATION_BACKWARD, FLRP_STEP_PICK, FLRP_STEP_AFFINE, FLRP_STEP_COMBINE, FLRP_STEP_PLACE
+    ctypedef struct flrp_slot:
+        int64_t size, offset
+    ctypedef struct flrp_source:
+        int slot, read
+        const float *bound
+    ctypedef struct flrp_step:
+        int op, kind
+        float parameter
+        flrp_source ins "in" [3]
+        flrp_source factors[2]
+        int out[2]
+        int relevance
+        flrp_ratio ratio
+        const float *constants[4]
+        int64_t channels, sweeps
+        const flrp_product *product
+        const flrp_window *window
+    ctypedef struct flrp_program:
+        const flrp_step *steps
+        const flrp_slot *slots
+        int64_t count, arena
+        double work
+    int64_t flrp_program_plan(const flrp_program *p, int threads, int64_t samples, int64_t *block)
+    int flrp_program_run(int isa, int threads, const flrp_program *p, int64_t samples, float *const *external,
+                         int64_t *classes, float *arena, int64_t block)
 
 flrp_init()
 
@@ -203,46 +236,6 @@ cdef int fill_ratio(flrp_ratio *r, ratio, Py_ssize_t size) except -1:
     return 0
 
 
-def pack_taps(kernel):
-    """The taps of an axis as a slice: they are evenly spaced, rising or falling."""
-    if not kernel:
-        return slice(0, 0)
-    step = kernel[1] - kernel[0] if len(kernel) > 1 else 1
-    stop = kernel[-1] + step
-    return slice(kernel[0], None if stop < 0 else stop, step)
-
-
-def pack_wide(weight, rows, cols, Py_ssize_t groups, Py_ssize_t width):
-    """(side, kh, kw, parts, channels / group, outputs) to [side][group][panel][k][width], zeros past the outputs."""
-    taken = weight[:, pack_taps(rows.kernel), pack_taps(cols.kernel)]
-    sides, outputs = weight.shape[0], weight.shape[5] // groups
-    k, whole, rest = taken.size // (sides * groups * outputs), outputs // width, outputs % width
-    packed = np.empty((sides, groups, whole + (rest > 0), k, width), np.float32)
-    taken = taken.reshape(sides, k, groups, outputs).transpose(0, 2, 1, 3)
-    full = taken[..., :whole * width].reshape(sides, groups, k, whole, width)
-    packed[:, :, :whole] = full.transpose(0, 1, 3, 2, 4)
-    if rest:
-        packed[:, :, whole, :, :rest] = taken[..., whole * width:]
-        packed[:, :, whole, :, rest:] = 0
-    return packed
-
-
-def pack_narrow(weight, rows, cols):
-    """(side, kh, kw, parts, channels, outputs) to [row tap][part][channel][column tap][side][output]."""
-    taken = weight[:, pack_taps(rows.kernel), pack_taps(cols.kernel)]
-    return np.ascontiguousarray(taken.transpose(1, 3, 4, 2, 0, 5), dtype=np.float32)
-
-
-def pack_scatter(weight, rows, Py_ssize_t width):
-    """(side, kh, kw, parts, channels, outputs) to [side][panel][row tap][k][width] of runs (column tap, output)."""
-    taken = weight[:, pack_taps(rows.kernel)]
-    sides, kh, kw, parts, channels, outputs = taken.shape
-    panels = -(-kw * outputs // width)
-    packed = np.zeros((sides, kh, parts * channels, panels * width), np.float32)
-    packed[..., :kw * outputs] = taken.transpose(0, 1, 3, 4, 2, 5).reshape(sides, kh, parts * channels, kw * outputs)
-    return np.ascontiguousarray(packed.reshape(sides, kh, parts * channels, panels, width).transpose(0, 3, 1, 2, 4))
-
-
 cdef class Product:
     """A linear map with packed weights: destination = Σ over sides of weights · operands, each with its epilogue.
 
@@ -250,6 +243,7 @@ cdef class Product:
     weight: (sides, kh, kw, parts, src channels / groups, dst channels). Immutable once built, so that threads share it.
     """
 
+    cdef object __weakref__
     cdef flrp_product *sweeps
     cdef Py_ssize_t count, src_size, dst_size, dst_channels, parts, sides
     cdef int isa
@@ -290,17 +284,16 @@ cdef class Product:
         return 0
 
     cdef int pack(self, flrp_product *p, sweep, weight, bint scatter) except -1:
-        """Few output channels and a long line: lanes run along the columns. Chosen by shape alone."""
         cdef Py_ssize_t lanes = flrp_lanes(self.isa), width = flrp_panel_width(self.isa)
         if scatter:
             p.form = FLRP_SCATTER
-            packed = pack_scatter(weight, sweep.rows, width)
-        elif p.groups == 1 and p.cols.step == 1 and 2 * p.dst_c <= lanes and p.cols.count >= lanes:
+            packed = packing.scatter(weight, sweep, width)
+        elif packing.prefers_narrow(sweep, p.groups, p.dst_c, lanes):
             p.form = FLRP_NARROW
-            packed = pack_narrow(weight, sweep.rows, sweep.cols)
+            packed = packing.narrow(weight, sweep)
         else:
             p.form = FLRP_WIDE
-            packed = pack_wide(weight, sweep.rows, sweep.cols, p.groups, width)
+            packed = packing.wide(weight, sweep, p.groups, width)
         self.keep.append(packed)
         p.weights = <const float *>cnp.PyArray_DATA(<cnp.ndarray>packed)
         return 0
@@ -341,6 +334,127 @@ cdef class Product:
         if status != FLRP_OK:
             raise MemoryError("no memory for a product's scratch")
         return out
+
+
+cdef double product_work(Product product):
+    """Multiply-adds of one sample."""
+    cdef double work = 0
+    cdef flrp_product *p
+    for i in range(product.count):
+        p = &product.sweeps[i]
+        work += <double>p.rows.count * p.cols.count * p.rows.taps * p.cols.taps * p.src_c * p.parts * p.sides \
+            * p.dst_c / p.groups
+    return work
+
+
+STEPS = {"product": FLRP_STEP_PRODUCT, "sum_pool": FLRP_STEP_SUM_POOL,
+         "sum_pool_backward": FLRP_STEP_SUM_POOL_BACKWARD, "max_pool": FLRP_STEP_MAX_POOL,
+         "max_pool_backward": FLRP_STEP_MAX_POOL_BACKWARD, "ratio": FLRP_STEP_RATIO, "gamma": FLRP_STEP_GAMMA,
+         "activation": FLRP_STEP_ACTIVATION, "activation_backward": FLRP_STEP_ACTIVATION_BACKWARD,
+         "pick": FLRP_STEP_PICK, "affine": FLRP_STEP_AFFINE, "combine": FLRP_STEP_COMBINE,
+         "place": FLRP_STEP_PLACE}
+
+
+cdef class Program:
+    """Steps (program.Step) over slots of `sizes` floats a sample, at `offsets` of an arena (−1: external).
+
+    Holds its products weakly: they die when a layer gets other weights, and the program is not current any more.
+    """
+
+    cdef flrp_program p
+    cdef flrp_step *steps
+    cdef flrp_slot *slots
+    cdef flrp_window *windows
+    cdef int isa
+    cdef list keep, products
+
+    def __cinit__(self, steps, sizes, offsets, int64_t arena):
+        cdef Py_ssize_t i
+        self.isa, self.keep, self.products = isa, [], []
+        self.steps = <flrp_step *>calloc(len(steps) + 1, sizeof(flrp_step))
+        self.windows = <flrp_window *>calloc(len(steps) + 1, sizeof(flrp_window))
+        self.slots = <flrp_slot *>calloc(len(sizes) + 1, sizeof(flrp_slot))
+        if self.steps == NULL or self.windows == NULL or self.slots == NULL:
+            raise MemoryError
+        for i in range(len(sizes)):
+            self.slots[i].size, self.slots[i].offset = sizes[i], offsets[i]
+        for i in range(len(steps)):
+            self.fill_step(&self.steps[i], &self.windows[i], steps[i])
+        self.p.steps, self.p.slots, self.p.count, self.p.arena = self.steps, self.slots, len(steps), arena
+
+    def __dealloc__(self):
+        free(self.steps)
+        free(self.windows)
+        free(self.slots)
+
+    cdef int fill_source(self, flrp_source *s, source) except -1:
+        s.slot = -1
+        if source is None:
+            return 0
+        slot, read, bound = source
+        s.slot, s.read = slot.index, READS[read]
+        if s.read == FLRP_SHIFTED:
+            s.bound = self.constant(bound)
+        return 0
+
+    cdef const float *constant(self, array) except? NULL:
+        self.keep.append(array)
+        return NULL if array is None else pointer(array, array.size, "constant")
+
+    cdef int fill_step(self, flrp_step *s, flrp_window *w, step) except -1:
+        cdef Py_ssize_t i
+        s.op, s.kind, s.parameter, s.channels = STEPS[step.op], step.kind, step.parameter, step.channels
+        for i in range(3):
+            self.fill_source(&s.ins[i], step.sources[i] if i < len(step.sources) else None)
+        for i in range(2):
+            self.fill_source(&s.factors[i], step.factors[i] if i < len(step.factors) else None)
+            s.out[i] = step.out[i].index if i < len(step.out) else -1
+        s.relevance = -1
+        if step.ratio is not None:
+            slot, epsilon, coefficient, is_signed = step.ratio
+            s.relevance = slot.index
+            s.ratio.epsilon, s.ratio.coefficient, s.ratio.is_signed = epsilon, coefficient, is_signed
+        for i in range(len(step.constants)):
+            s.constants[i] = self.constant(step.constants[i])
+        if step.window is not None:
+            w[0] = window_of(step.window)
+            s.window = w
+        if step.product is not None:
+            s.product, s.sweeps = (<Product>step.product).sweeps, (<Product>step.product).count
+            self.products.append(weakref.ref(step.product))
+            self.p.work += product_work(step.product)
+        self.p.work += 4.0 * self.slots[s.out[0]].size  # what elementwise steps and pools take, roughly
+        return 0
+
+    def __call__(self, Py_ssize_t samples, external, int64_t[::1] classes=None):
+        """Run over `external`: slot to array, for every slot outside the arena. False where a product is gone."""
+        cdef int status, run_threads = threads
+        cdef int64_t block, floats
+        cdef float **memory
+        products = [product() for product in self.products]  # alive while this runs
+        if None in products:
+            return False
+        if classes is not None and classes.shape[0] != samples:
+            raise ValueError(f"expected {samples} classes, got {classes.shape[0]}")
+        if samples == 0:
+            return True
+        memory = <float **>calloc(max(external, default=0) + 1, sizeof(float *))
+        if memory == NULL:
+            raise MemoryError
+        try:
+            for slot, array in external.items():
+                memory[slot] = pointer(array, samples * self.slots[slot].size, "an input or output")
+            floats = flrp_program_plan(&self.p, run_threads, samples, &block)
+            arena = empty((floats,))
+            with nogil:
+                status = flrp_program_run(self.isa, run_threads, &self.p, samples, memory,
+                                          &classes[0] if classes is not None else NULL,
+                                          <float *>cnp.PyArray_DATA(<cnp.ndarray>arena), block)
+        finally:
+            free(memory)
+        if status != FLRP_OK:
+            raise MemoryError("no memory for a product's scratch")
+        return True
 
 
 cdef flrp_window window_of(window):
@@ -443,17 +557,19 @@ def max_pool_backward(window, g, winner):
 
 
 def ratio_map(sums, bias, ratio):
-    """coefficient · relevance / s(sums + bias); sums may have one sample for all. Channels are the last axis."""
+    """coefficient · relevance / s(sums + bias); sums may have one sample for all; the bias repeats along a sample."""
     cdef flrp_ratio r
     relevance = ratio[0]
     if not relevance.size:
         if sums.size and sums.shape[0] != 1:
             raise ValueError(f"sums of shape {sums.shape} do not go with relevance of shape {relevance.shape}")
         return empty(relevance.shape)
-    cdef int64_t samples = relevance.shape[0], channels = relevance.shape[-1]
+    cdef int64_t samples = relevance.shape[0], channels = 1 if bias is None else bias.size
     cdef int64_t size = relevance.size // samples, stride = 0 if sums.shape[0] == 1 else size
     cdef int run_threads = threads, run_isa = isa
     fill_ratio(&r, ratio, relevance.size)
+    if bias is not None and channels not in (relevance.shape[-1], size):
+        raise ValueError(f"bias must have {relevance.shape[-1]} elements, or a sample's {size}, got {channels}")
     out = empty(relevance.shape)
     cdef const float *ps = pointer(sums, size if stride == 0 else relevance.size, "sums")
     cdef const float *pb = NULL if bias is None else pointer(bias, channels, "bias")

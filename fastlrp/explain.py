@@ -44,8 +44,9 @@ class Request:
 
     composite: Composite
     plan: Plan
-    start: Any  # "logit", "one", an array (N, ...) or a Filter
+    start: str  # "logit" or "one" at the target, "given", or "filter": the output times what is given
     end: int  # index of the value where relevance starts
+    key: tuple[Any, ...]  # all of this by value
 
 
 def find_composite(graph: Graph, composite: Any) -> Composite:
@@ -80,25 +81,31 @@ def explain(graph: Graph, x: Any, target: Any = None, composite: Any = "epsilon_
             batch_size: int | None = None, compat: str | None = None, progress: bool = False) -> Explanation:
     """See `Network.explain`, which documents the arguments."""
     x = graph.as_input(x)
-    chosen, plan = _prepare(graph, composite, compat)
+    chosen, plan, key = _prepare(graph, composite, compat)
     if reference is not None and len(x):
         plan = replace(plan, means=_means(graph, x, reference, batch_size))
     end = len(graph.nodes) if start_layer is None else graph.find(start_layer) + 1
-    request = Request(chosen, plan, *_check_start(graph, chosen, start, end, len(x)))
+    kind, given = _check_start(graph, chosen, start, end, len(x))
+    request = Request(chosen, plan, kind, end, (*key, kind, end))
     targets = _check_target(graph, target, request, len(x))
     result = _allocate(graph, x, request, layers)
-    picked = np.empty(len(x), np.int64) if isinstance(request.start, str) else None
+    inputs: dict[Any, Array] = {"x": x} if given is None else {"x": x, "given": given}
+    outputs: dict[Any, Array] = {"relevance": result.relevance, "output": result.output, "start": result.start,
+                                **{("layer", name): values for name, values in result.layers.items()}}
+    if kind in ("logit", "one"):
+        result.target = np.full(len(x), -1, np.int64) if targets is None else targets
     with tqdm(total=len(x), unit="sample", desc="explaining") if progress else nullcontext() as bar:
         for chunk in graph.chunks(len(x), batch_size):
-            _explain_chunk(graph, x, chunk, request, targets, picked, result)
+            _explain_chunk(graph, request, {name: array[chunk] for name, array in inputs.items()},
+                           {name: array[chunk] for name, array in outputs.items()},
+                           None if result.target is None else result.target[chunk])
             if bar is not None:
                 bar.update(chunk.stop - chunk.start)
-    result.target = picked
     return result
 
 
-def _prepare(graph: Graph, composite: Any, compat: str | None) -> tuple[Composite, Plan]:
-    """The composite and its plan on this graph: made once for each name or composite, by value."""
+def _prepare(graph: Graph, composite: Any, compat: str | None) -> tuple[Composite, Plan, tuple[Any, ...]]:
+    """The composite, its plan on this graph, and their key: made once for each name or composite, by value."""
     convention = find_convention(composite, compat)
     chosen = None if isinstance(composite, str) else find_composite(graph, composite)
 
@@ -106,39 +113,61 @@ def _prepare(graph: Graph, composite: Any, compat: str | None) -> tuple[Composit
         found = find_composite(graph, composite) if chosen is None else chosen
         return found, make_plan(graph, found.resolve(graph), convention)
 
-    return graph.prepared((composite if chosen is None else chosen, convention), make)
+    key = (composite if chosen is None else chosen, convention)
+    return *graph.prepared(key, make), key
 
 
-def _explain_chunk(graph: Graph, x: Array, chunk: slice, request: Request, targets: Array | None,
-                   picked: Array | None, result: Explanation) -> None:
-    trace = graph.trace(x[chunk])
-    output = result.output[chunk] = trace.values[request.end]
-    if picked is not None:
-        picked[chunk] = np.argmax(output, axis=1) if targets is None else targets[chunk]
-    relevance = result.start[chunk] = _start(request, output, chunk, picked)
+def _explain_chunk(graph: Graph, request: Request, inputs: dict[Any, Array], outputs: dict[Any, Array],
+                   classes: Array | None) -> None:
+    if not request.plan.asks_sign():
+        _run(graph, request, False, inputs, outputs, classes)
+        return
+    # Sample by sample, so that no sample's result depends on its neighbours.
+    signs = graph.ops.nonnegative_samples(inputs["x"])
+    if signs.all() or not signs.any():
+        _run(graph, request, bool(signs.all()), inputs, outputs, classes)
+        return
+    for sign in (True, False):
+        rows = signs == sign
+        parts = {name: array[rows] for name, array in outputs.items()}
+        picked = None if classes is None else classes[rows]
+        _run(graph, request, sign, {name: array[rows] for name, array in inputs.items()}, parts, picked)
+        for name, part in parts.items():
+            outputs[name][rows] = part
+        if classes is not None:
+            classes[rows] = picked
 
-    def visit(i: int, value: Array) -> None:
-        if i > 0 and result.layers:
-            result.layers[graph.layers[i - 1].name][chunk] = value
 
-    back = propagate(graph, trace, request.plan, np.ascontiguousarray(relevance), request.end, visit)
-    result.relevance[chunk] = back * trace.values[0] if request.composite.times_input else back
+def _run(graph: Graph, request: Request, nonnegative: bool, inputs: dict[Any, Array], outputs: dict[Any, Array],
+         classes: Array | None) -> None:
+    """Explain samples whose inputs are all `nonnegative`, or may be anything."""
+    def work(ops: Any, inputs: Mapping[Any, Any], classes: Any) -> dict[Any, Any]:
+        trace = graph.trace(inputs["x"], ops=ops)
+        output = trace.values[request.end]
+        relevance = _start(ops, request, output, inputs.get("given"), classes)
+        found: dict[Any, Any] = {"output": output, "start": relevance}
+
+        def visit(i: int, value: Any) -> None:
+            if i > 0:
+                found["layer", graph.layers[i - 1].name] = value
+
+        back = propagate(graph, trace, request.plan, relevance, request.end, nonnegative, visit)
+        found["relevance"] = ops.multiply(back, inputs["x"]) if request.composite.times_input else back
+        return found
+
+    key = None if request.plan.means is not None else (*request.key, nonnegative, len(outputs))
+    graph.run(work, key, inputs, outputs, classes)
 
 
-def _start(request: Request, output: Array, chunk: slice, picked: Array | None) -> Array:
-    """Relevance at the explained output: the array given, or logit or one at the target."""
-    if isinstance(request.start, np.ndarray):
-        return request.start[chunk]
-    if request.plan.means is not None:
-        output = output - request.plan.means[request.end]
-    if isinstance(request.start, Filter):
-        values = request.start.values
-        return output * (values[chunk] if values.ndim == output.ndim else values)
-    assert picked is not None
-    relevance = np.zeros_like(output)
-    rows = np.arange(len(output))
-    relevance[rows, picked[chunk]] = output[rows, picked[chunk]] if request.start == "logit" else 1
-    return relevance
+def _start(ops: Any, request: Request, output: Any, given: Any, classes: Any) -> Any:
+    """Relevance at the explained output: the array given, the output times a filter, or logit or one at the target."""
+    means = request.plan.means
+    if request.start == "given":
+        return given
+    if request.start == "one" or (request.start == "logit" and means is None):
+        return ops.pick(output, classes, request.start == "one")
+    changed = output if means is None else ops.affine(output, minus=means[request.end])
+    return ops.multiply(changed, given if request.start == "filter" else ops.pick(output, classes, True))
 
 
 def _allocate(graph: Graph, x: Array, request: Request, layers: bool) -> Explanation:
@@ -150,28 +179,29 @@ def _allocate(graph: Graph, x: Array, request: Request, layers: bool) -> Explana
     return Explanation(empty(graph.input_shape), empty(end), None, empty(end), found)
 
 
-def _check_start(graph: Graph, composite: Composite, start: Any, end: int, n: int) -> tuple[Any, int]:
+def _check_start(graph: Graph, composite: Composite, start: Any, end: int, n: int) -> tuple[str, Array | None]:
+    """How relevance starts, and the array (N, ...) that was given for it, if any."""
     shape = graph.nodes[end - 1].layer.out_shape
     start = composite.start if start is None else start
     if isinstance(start, Filter):
-        return start, end
+        return "filter", np.ascontiguousarray(np.broadcast_to(start.values, (n, *shape)), graph.ops.dtype)
     if isinstance(start, str):
         if start not in ("logit", "one"):
             raise ValueError(f'start must be "logit", "one" or an array of shape {("N", *shape)}, got {start!r}')
         if len(shape) != 1:
             raise ValueError(f"layer {graph.layers[end - 1].name!r} has outputs of shape {shape}, not classes: give "
                              f"start as an array of shape {('N', *shape)}")
-        return start, end
+        return start, None
     start = real_array(start, graph.ops.dtype, "start")
     if start.shape != (n, *shape):
         raise ValueError(f"start must have shape {(n, *shape)}, got {start.shape}")
-    return start, end
+    return "given", start
 
 
 def _check_target(graph: Graph, target: Any, request: Request, n: int) -> Array | None:
     if target is None:
         return None
-    if isinstance(request.start, np.ndarray):
+    if request.start == "given":
         raise ValueError("target must be None where start is an array: the array says what is explained")
     try:
         target = np.asarray(target)
@@ -183,7 +213,7 @@ def _check_target(graph: Graph, target: Any, request: Request, n: int) -> Array 
                          f"shape {target.shape}")
     if target.size and (target.min() < 0 or target.max() >= classes):
         raise ValueError(f"target must be between 0 and {classes - 1}, got {target.min()} to {target.max()}")
-    return np.broadcast_to(target.astype(np.int64), (n,))
+    return np.array(np.broadcast_to(target, (n,)), np.int64)
 
 
 def _means(graph: Graph, x: Array, reference: Any, batch_size: int | None) -> list[Array]:

@@ -7,20 +7,23 @@ node reads the value before it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .layers import Layer, WeightedLayer
-from .ops import NATIVE, PREPARING, real_array
+from .ops import NATIVE, PREPARING, Native, real_array
+from .program import Program, Recorder
 from .reference import Array
 from .shapes import as_size
 
-CHUNK_BYTES = 16 << 20  # activations of one chunk: they stay in the caches
+# work(ops, inputs, classes) -> outputs: what is done to a batch, in a backend's verbs, over values by name
+Work = Callable[[Any, Mapping[Any, Any], Any], dict[Any, Any]]
 
 MOST_PLANS = 64
+MOST_PROGRAMS = 64
 
 
 @dataclass(frozen=True)
@@ -33,16 +36,18 @@ class Node:
 
 @dataclass
 class Trace:
-    """One batch's run: every value, and what each node keeps for its backward pass."""
+    """One batch's run: every value, what each node keeps for its backward pass, and the backend that ran it."""
 
     values: list[Array]
     kept: list[Any]
+    ops: Any
 
 
 class Graph:
     """Nodes in execution order over one backend (`ops`): builds, runs forward. Immutable while running."""
 
     _plans: dict[Any, Any]
+    _programs: dict[Any, Program]
 
     def __init__(self, layers: Sequence[Layer], input_shape: Sequence[int], ops: Any = NATIVE):
         self.ops = ops
@@ -68,10 +73,10 @@ class Graph:
             raise
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_plans"}
+        return {key: value for key, value in self.__dict__.items() if key not in ("_plans", "_programs")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _plans={})
+        self.__dict__.update(state, _plans={}, _programs={})
 
     @property
     def layers(self) -> list[Layer]:
@@ -143,9 +148,9 @@ class Graph:
                 return None
         return None
 
-    def nonnegative(self) -> list[bool]:
-        """For each value, whether the layers before it make it non-negative whatever the input."""
-        known = [False]
+    def nonnegative(self, given: bool) -> list[bool]:
+        """For each value, whether it is sure to be non-negative, the input being so (`given`) or anything."""
+        known = [given]
         for node in self.nodes:
             how = node.layer.nonnegative
             known.append(how == "always" or (how == "as input" and all(known[i] for i in node.inputs)))
@@ -156,11 +161,35 @@ class Graph:
         found = self._plans.get(key)
         if found is None:
             found = make()
-            with PREPARING:
-                while len(self._plans) >= MOST_PLANS:
-                    del self._plans[next(iter(self._plans))]  # the oldest
-                self._plans[key] = found
+            _keep(self._plans, key, found, MOST_PLANS)
         return found
+
+    def run(self, work: Work, key: Any, inputs: Mapping[Any, Array], outputs: Mapping[Any, Array],
+            classes: Array | None = None) -> None:
+        """Write what `work` makes of the inputs to the outputs, by name: batches of at least one sample.
+
+        On compiled kernels it is recorded and run as a program, kept by key (None: not at all) as long as the layers
+        have the same weights. classes: see `pick` of the backends.
+        """
+        if not isinstance(self.ops, Native):
+            found = work(self.ops, inputs, classes)
+            for name, target in outputs.items():
+                target[...] = found[name]
+            return
+        arrays = {**inputs, **outputs}
+        if key is not None:
+            key = (self.ops.key, key)
+            program = self._programs.get(key)
+            if program is not None and program(arrays, classes):
+                return
+        recorder = Recorder()
+        slots = {name: recorder.slot(array.shape[1:]) for name, array in inputs.items()}
+        values = work(recorder, slots, None)
+        program = Program(recorder, slots, {name: values[name] for name in outputs})
+        if not program(arrays, classes):
+            raise RuntimeError("weights or the instruction set were changed while they were in use")
+        if key is not None:
+            _keep(self._programs, key, program, MOST_PROGRAMS)
 
     def as_input(self, x: Any, name: str = "x") -> Array:
         """A batch in the backend's type; ValueError where the samples' shape is not the network's."""
@@ -173,25 +202,26 @@ class Graph:
         """Slices of a batch of n whose activations fit the chunk budget, or of `batch_size` samples."""
         if batch_size is None:
             values = math.prod(self.input_shape) + sum(math.prod(layer.out_shape) for layer in self.layers)
-            batch_size = max(1, CHUNK_BYTES // (values * self.ops.dtype.itemsize))
+            batch_size = max(1, self.ops.chunk_bytes // (values * self.ops.dtype.itemsize))
             batch_size = -(-n // max(1, -(-n // batch_size)))  # even chunks
         else:
             batch_size = as_size(batch_size, "batch_size")
         for first in range(0, n, max(1, batch_size)):
             yield slice(first, min(n, first + batch_size))
 
-    def trace(self, x: Array, rng: np.random.Generator | None = None) -> Trace:
-        """Run forward and keep everything; with `rng`, as in training."""
+    def trace(self, x: Array, rng: np.random.Generator | None = None, ops: Any = None) -> Trace:
+        """Run forward and keep everything; with `rng`, as in training; with `ops`, on another backend."""
+        ops = self.ops if ops is None else ops
         values, kept = [x], []
         for node in self.nodes:
             value = values[node.inputs[0]]
             if rng is None:
-                y, k = node.layer.forward(self.ops, value)
+                y, k = node.layer.forward(ops, value)
             else:
-                y, k = node.layer.forward_training(self.ops, value, rng)
+                y, k = node.layer.forward_training(ops, value, rng)
             values.append(y)
             kept.append(k)
-        return Trace(values, kept)
+        return Trace(values, kept, ops)
 
     def forward(self, x: Any, batch_size: int | None = None) -> Array:
         """Outputs (N, ...) for inputs (N, *input_shape): logits, for a classifier.
@@ -203,8 +233,19 @@ class Graph:
         x = self.as_input(x)
         out = np.empty((len(x), *self.output_shape), self.ops.dtype)
         for chunk in self.chunks(len(x), batch_size):
-            value = x[chunk]
-            for node in self.nodes:
-                value, _ = node.layer.forward(self.ops, value)
-            out[chunk] = value
+            self.run(self._forward, "forward", {"x": x[chunk]}, {"y": out[chunk]})
         return out
+
+    def _forward(self, ops: Any, inputs: Mapping[Any, Any], classes: Any) -> dict[Any, Any]:
+        value = inputs["x"]
+        for node in self.nodes:
+            value, _ = node.layer.forward(ops, value)
+        return {"y": value}
+
+
+def _keep(store: dict[Any, Any], key: Any, value: Any, most: int) -> None:
+    """Add to a store of at most `most`, dropping the oldest."""
+    with PREPARING:
+        while len(store) >= most:
+            del store[next(iter(store))]
+        store[key] = value

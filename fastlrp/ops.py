@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .reference import Array, Operand, Part, Ratio, Side, weight_part
+from .reference import Array, Operand, Part, Plain, Ratio, Side, weight_part
 from .shapes import Window, as_size
 
 # GNU's OpenMP reads this once, when it is loaded. By default its threads spin so long at the end of a region that
@@ -32,11 +32,12 @@ else:
         del os.environ[SPIN]
 
 
-class Native:
+class Native(Plain):
     """The compiled kernels: float32, C-contiguous, channels last."""
 
     name = "compiled kernels"
     dtype = np.dtype(np.float32)
+    chunk_bytes = 512 << 20  # of a chunk's values, all of them
 
     @property
     def key(self) -> str:
@@ -48,13 +49,21 @@ class Native:
         """Σ over operands of linear(operand, weight part) + bias, then the quotient, if any."""
         n = operands[0][0].shape[0]
         out = _kernels.empty((n, *layer.out_shape))
-        return layer.packed((self.key, "forward", tuple(parts)), self._pack)(n, operands, out, bias=bias, ratio=ratio)
+        return self.packed_product(layer, parts)(n, operands, out, bias=bias, ratio=ratio)
+
+    def packed_product(self, layer: Any, parts: Sequence[Part]) -> _kernels.Product:
+        """The layer's weights, packed for `product`."""
+        return layer.packed((self.key, "forward", tuple(parts)), self._pack)
+
+    def packed_product_back(self, layer: Any, sides: Sequence[Side]) -> _kernels.Product:
+        """The same for `product_back`."""
+        return layer.packed((self.key, "back", *(parts for parts, _ in sides)), self._pack)
 
     def product_back(self, layer: Any, operands: Sequence[Operand], sides: Sequence[Side]) -> Array:
         """Σ over sides of factor · (Σ over operands of the transposed map with the side's weight parts)."""
         n = operands[0][0].shape[0]
         out = _kernels.empty((n, *layer.in_shape))
-        product = layer.packed((self.key, "back", *(parts for parts, _ in sides)), self._pack)
+        product = self.packed_product_back(layer, sides)
         factors = [factor for _, factor in sides if factor is not None]
         return product(n, operands, out, factors=factors or None)
 

@@ -42,9 +42,17 @@ class Plan:
     rules: Sequence[Rule]
     convention: Convention
     bounds: Mapping[int, Bounds]  # ZBox's, by node, in the shape of the layer's input
-    nonnegative: Sequence[bool]  # for each value: known to be so whatever the input
+    nonnegative: tuple[Sequence[bool], Sequence[bool]]  # for each value: sure to be so for any input, for one that is
     means: Sequence[Array] | None = None  # mean of each value over the reference
-    constants: dict[str, tuple[Array, Array | None, Array | None]] = field(default_factory=dict)  # see _box_constant
+    # see _box_constant
+    constants: dict[str, tuple[Array, Array | None, Array | None]] = field(default_factory=dict)
+
+
+    def asks_sign(self) -> bool:
+        """Whether a non-negative input spares work: decided sample by sample, whatever the neighbours are."""
+        return self.means is None and any(
+            getattr(rule, "reads", "") == "sign" and any_input != if_so
+            for rule, any_input, if_so in zip(self.rules, *self.nonnegative, strict=False))
 
 
 def make_plan(graph: Graph, rules: Sequence[Rule], convention: Convention) -> Plan:
@@ -53,7 +61,7 @@ def make_plan(graph: Graph, rules: Sequence[Rule], convention: Convention) -> Pl
         if not _applies(layer, rule):
             raise ValueError(f"rule {rule} does not apply to layer {layer.name!r} ({layer!r})")
     bounds = {i: _box_bounds(graph, i, rule) for i, rule in enumerate(rules) if isinstance(rule, ZBox)}
-    return Plan(rules, convention, bounds, graph.nonnegative())
+    return Plan(rules, convention, bounds, (graph.nonnegative(False), graph.nonnegative(True)))
 
 
 def _applies(layer: Layer, rule: Rule) -> bool:
@@ -66,13 +74,14 @@ def _applies(layer: Layer, rule: Rule) -> bool:
     return isinstance(rule, (Pass, PositiveGradient, SmoothGradient) if layer.role == "activation" else Pass)
 
 
-def propagate(graph: Graph, trace: Trace, plan: Plan, relevance: Array, start: int,
+def propagate(graph: Graph, trace: Trace, plan: Plan, relevance: Array, start: int, nonnegative: bool = False,
               visit: Callable[[int, Array], None] | None = None) -> Array:
     """Relevance of the input from that of value `start`.
 
-    visit(i, R), if given, sees the relevance of each value i on the way, value `start` first.
+    nonnegative: the whole input is known to be so. visit(i, R), if given, sees the relevance of each value i on the
+    way, value `start` first.
     """
-    run = _Run(graph, trace, plan)
+    run = _Run(graph, trace, plan, nonnegative)
     pending: list[Any] = [None] * (start + 1)
     pending[start] = relevance
     for i in range(start, 0, -1):
@@ -88,8 +97,9 @@ def propagate(graph: Graph, trace: Trace, plan: Plan, relevance: Array, start: i
 class _Run:
     """One trace and one plan: takes relevance down through one node at a time."""
 
-    def __init__(self, graph: Graph, trace: Trace, plan: Plan):
-        self.graph, self.ops, self.trace, self.plan = graph, graph.ops, trace, plan
+    def __init__(self, graph: Graph, trace: Trace, plan: Plan, nonnegative: bool):
+        self.graph, self.ops, self.trace, self.plan = graph, trace.ops, trace, plan
+        self.nonnegative = plan.nonnegative[nonnegative]
 
     def step(self, index: int, relevance: Array) -> Array:
         """From the relevance of node `index`'s output to that of its input."""
@@ -100,13 +110,14 @@ class _Run:
         if isinstance(rule, (Norm, Epsilon)):
             return self._sum(index, x, relevance)
         if isinstance(rule, SmoothGradient):
-            return self.ops.activation("sigmoid", x * x.dtype.type(rule.beta)) * relevance
+            # The slope of a softplus is the sigmoid.
+            return self.ops.activation_backward("softplus", self.ops.affine(x, times=rule.beta), relevance)
         if isinstance(rule, PositiveGradient) and not rule.gate:
-            return np.maximum(relevance, 0)
+            return self.ops.activation("relu", relevance)
         if isinstance(rule, Pass) and layer.role != "route":
             return relevance
         back = layer.backward(self.ops, relevance, x, self.trace.kept[index])
-        return np.maximum(back, 0) if isinstance(rule, PositiveGradient) else back
+        return self.ops.activation("relu", back) if isinstance(rule, PositiveGradient) else back
 
     def _sum(self, index: int, x: Array, relevance: Array) -> Array:
         """Norm: R_i = x_i Σ_j s R_j / s_ε(y_j), s the pool's scale."""
@@ -121,22 +132,11 @@ class _Run:
         source, layer = self.graph.nodes[index].inputs[0], self.graph.nodes[index].layer
         assert isinstance(layer, WeightedLayer)
         z: Array | None = self.trace.values[index + 1]
-        step = _Linear(self.ops, layer, self.plan, index)
-        nonnegative = self.plan.nonnegative[source]
+        nonnegative = self.nonnegative[source]
         if self.plan.means is not None:
             # The layer maps the difference x − mean to z − mean(z): the bias cancels.
-            x, z, nonnegative = x - self.plan.means[source], None, False
-        if step.rule.reads != "sign" or nonnegative:
-            return step(x, z, relevance, nonnegative)
-        # Decided sample by sample, so that no sample's result depends on its neighbours.
-        signs = self.ops.nonnegative_samples(x)
-        if signs.all() or not signs.any():
-            return step(x, z, relevance, bool(signs.all()))
-        out = np.empty_like(x)
-        for sign in (True, False):
-            chosen = signs == sign
-            out[chosen] = step(x[chosen], None if z is None else z[chosen], relevance[chosen], sign)
-        return out
+            x, z, nonnegative = self.ops.affine(x, minus=self.plan.means[source]), None, False
+        return _Linear(self.ops, layer, self.plan, index)(x, z, relevance, nonnegative)
 
 
 class _Linear:
@@ -200,8 +200,7 @@ class _Linear:
         constant = self._box_constant(low, high) if single and z is not None else None
         if z is None or constant is None:
             return self._back(self._quotients(reads, relevance), reads)
-        flat = self._ratio(relevance.reshape(len(x), -1), self._coefficient())
-        a = self.ops.ratio_map(z.reshape(len(x), -1), constant, flat).reshape(relevance.shape)
+        a = self.ops.ratio_map(z, constant, self._ratio(relevance, self._coefficient()))
         return self._back([("p", a)], reads)
 
     def _box_constant(self, low: Array, high: Array) -> Array | None:
@@ -218,7 +217,7 @@ class _Linear:
         span = (high - low)[None]
         reach = self.ops.product(layer, parts, [(span, "plain", None), (-span, "plain", None)])
         precise = bool((np.abs(total) <= MOST_CANCELLED * reach).all())
-        constant = np.ascontiguousarray(-total.reshape(-1)) if precise else None
+        constant = -total[0] if precise else None
         self.constants[layer.name] = (layer.weight, layer.bias, constant)
         return constant
 
@@ -244,7 +243,7 @@ class _Linear:
 
     def _gamma(self, reads: list[Operand], z: Array | None, relevance: Array) -> list[tuple[str, Array]]:
         p, q = self._sum("p", reads), self._sum("q", reads)
-        z = p + q if z is None else z
+        z = self.ops.add(p, q) if z is None else z
         a, b = self.ops.gamma_map(p, q, z, self.bias, self.rule.gamma, self._ratio(relevance, 1.0))
         return [("p", a), ("q", b)]
 

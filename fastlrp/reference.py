@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .shapes import Geometry, Window
+from .shapes import Geometry, Padding, Window
 
 Array = np.ndarray
 Operand = tuple[Array, str, Array | None]  # (array, read, bound)
@@ -132,10 +132,50 @@ ACTIVATIONS: dict[str, tuple[Callable, Callable]] = {
 }
 
 
-class Reference:
+class Plain:
+    """The verbs that are plain NumPy on every backend."""
+
+    dtype: np.dtype
+
+    def affine(self, x: Array, *, minus: Any = 0, times: Any = 1, over: Any = 1, plus: Any = 0) -> Array:
+        """(x − minus) · times / over + plus: numbers, one per channel, or arrays of a sample's shape."""
+        minus, times, over, plus = (np.asarray(value, self.dtype) for value in (minus, times, over, plus))
+        return (x - minus) * times / over + plus
+
+    def multiply(self, a: Array, b: Array) -> Array:
+        return a * b
+
+    def add(self, a: Array, b: Array) -> Array:
+        return a + b
+
+    def pick(self, output: Array, classes: Array, one: bool) -> Array:
+        """Outputs (N, classes) with all but one of each sample zero: its value there, or one. Where `classes` (N,)
+        is negative it becomes the class of the largest output."""
+        asked = classes < 0
+        classes[asked] = np.argmax(output[asked], axis=1)
+        rows, relevance = np.arange(len(output)), np.zeros_like(output)
+        relevance[rows, classes] = 1 if one else output[rows, classes]
+        return relevance
+
+    def reshape(self, x: Array, shape: Sequence[int]) -> Array:
+        """Samples of another shape of the same size."""
+        return x.reshape(len(x), *shape)
+
+    def pad(self, x: Array, padding: Padding, value: float) -> Array:
+        """Pixels of `value` around (N, H, W, C)."""
+        return np.pad(x, ((0, 0), *padding, (0, 0)), constant_values=value)
+
+    def crop(self, x: Array, padding: Padding) -> Array:
+        """The inverse of `pad`."""
+        (top, bottom), (left, right) = padding
+        return np.ascontiguousarray(x[:, top:x.shape[1] - bottom, left:x.shape[2] - right])
+
+
+class Reference(Plain):
     """The operations of ops.Native in one float dtype."""
 
     name = "NumPy"
+    chunk_bytes = 16 << 20
 
     def __init__(self, dtype: Any = np.float64):
         try:
@@ -204,6 +244,7 @@ class Reference:
         return scatter_taps(np.where(winner[:, :, :, None, None] == taps_of, g[:, :, :, None, None], 0), window)
 
     def ratio_map(self, sums: Array, bias: Array | None, ratio: Ratio) -> Array:
+        """The quotient of the ratio's relevance and sums + bias; the bias is one per channel or of a sample's shape."""
         return quotient(sums if bias is None else sums + bias, ratio)
 
     def gamma_map(self, p: Array, q: Array, z: Array, bias: Array | None, gamma: float,

@@ -117,4 +117,53 @@ void flrp_activation_backward(int isa, int threads, int kind, float parameter, i
 int64_t flrp_fma_loop(int isa, int threads, int64_t iterations);
 int flrp_is_nonnegative(int64_t size, const float *x); /* false where any value is NaN */
 
+/* Programs (program.c): steps over slots. A slot holds one value of every sample, in memory that the caller hands
+ * over (offset < 0) or in the arena, where slots that are not needed at the same time share their place. */
+typedef struct {
+    int64_t size, offset; /* floats of one sample; of the arena, for one sample */
+} flrp_slot;
+
+/* in and out are slots (-1: absent), as each kernel above takes them:
+ * PRODUCT: operands, factors, bias = constants[0]; SUM_POOL: x, scale = constants[0]; SUM_POOL_BACKWARD: g, factor;
+ * MAX_POOL: x to out and winner (int32); MAX_POOL_BACKWARD: g, winner; RATIO: sums or (absent) constants[1] for every
+ * sample, bias = constants[0]; GAMMA: p, q, z to a and b, bias = constants[0]; ACTIVATION: x; ACTIVATION_BACKWARD: x,
+ * g; PICK: outputs, kind 0: their value at the class, 1: one; AFFINE: (x - constants[0]) * [1] / [2] + [3], `channels`
+ * of each; COMBINE: two, kind 0: their sum, 1: product; PLACE: x into a larger or smaller rectangle, `parameter` around it. */
+enum {
+    FLRP_STEP_PRODUCT, FLRP_STEP_SUM_POOL, FLRP_STEP_SUM_POOL_BACKWARD, FLRP_STEP_MAX_POOL,
+    FLRP_STEP_MAX_POOL_BACKWARD, FLRP_STEP_RATIO, FLRP_STEP_GAMMA, FLRP_STEP_ACTIVATION,
+    FLRP_STEP_ACTIVATION_BACKWARD, FLRP_STEP_PICK, FLRP_STEP_AFFINE, FLRP_STEP_COMBINE, FLRP_STEP_PLACE
+};
+
+typedef struct {
+    int slot, read;
+    const float *bound;
+} flrp_source;
+
+typedef struct {
+    int op, kind;
+    float parameter;
+    flrp_source in[3], factors[2];
+    int out[2], relevance; /* relevance: slot of the ratio's */
+    flrp_ratio ratio;
+    const float *constants[4];
+    int64_t channels, sweeps;
+    const flrp_product *product; /* `sweeps` of them */
+    const flrp_window *window;
+} flrp_step;
+
+typedef struct {
+    const flrp_step *steps;
+    const flrp_slot *slots;
+    int64_t count, arena; /* arena: floats for one sample */
+    double work;          /* multiply-adds for one sample */
+} flrp_program;
+
+/* Floats of arena that a run needs, and the samples it will take through the steps at a time. */
+int64_t flrp_program_plan(const flrp_program *p, int threads, int64_t samples, int64_t *block);
+/* external: the memory of every slot whose offset is negative; classes: PICK's, one per sample, written where
+ * negative. */
+int flrp_program_run(int isa, int threads, const flrp_program *p, int64_t samples, float *const *external,
+                     int64_t *classes, float *arena, int64_t block);
+
 #endif

@@ -38,10 +38,10 @@ class Reshape(Layer):
         return shape
 
     def forward(self, ops: Any, x: Array) -> tuple[Array, Any]:
-        return x.reshape(-1, *self.out_shape) if x.size else np.empty((len(x), *self.out_shape), x.dtype), None
+        return ops.reshape(x, self.out_shape), None
 
     def backward(self, ops: Any, g: Array, x: Array, kept: Any) -> Array:
-        return g.reshape(x.shape)
+        return ops.reshape(g, self.in_shape)
 
 
 class Flatten(Reshape):
@@ -76,11 +76,10 @@ class Pad2d(Layer):
         return in_shape[0] + top + bottom, in_shape[1] + left + right, in_shape[2]
 
     def forward(self, ops: Any, x: Array) -> tuple[Array, Any]:
-        return np.pad(x, ((0, 0), *self.padding, (0, 0)), constant_values=self.value), None
+        return ops.pad(x, self.padding, self.value), None
 
     def backward(self, ops: Any, g: Array, x: Array, kept: Any) -> Array:
-        (top, _), (left, _) = self.padding
-        return np.ascontiguousarray(g[:, top:top + x.shape[1], left:left + x.shape[2]])
+        return ops.crop(g, self.padding)
 
 
 class Dropout(Layer):

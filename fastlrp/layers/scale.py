@@ -29,10 +29,10 @@ class Format(Layer):
         return x * x.dtype.type(self.high - self.low) + x.dtype.type(self.low)
 
     def forward(self, ops: Any, x: Array) -> tuple[Array, Any]:
-        return self.scaled(x), None
+        return ops.affine(x, times=self.high - self.low, plus=self.low), None
 
     def backward(self, ops: Any, g: Array, x: Array, kept: Any) -> Array:
-        return g * g.dtype.type(self.high - self.low)
+        return ops.affine(g, times=self.high - self.low)
 
 
 class Normalize(Layer):
@@ -60,7 +60,7 @@ class Normalize(Layer):
         return in_shape
 
     def forward(self, ops: Any, x: Array) -> tuple[Array, Any]:
-        return self.scaled(x), None
+        return ops.affine(x, minus=self.mean, over=self.std), None
 
     def backward(self, ops: Any, g: Array, x: Array, kept: Any) -> Array:
-        return g / np.asarray(self.std, g.dtype)
+        return ops.affine(g, over=self.std)

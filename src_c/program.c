@@ -1,0 +1,184 @@
+/* Programs: the steps of a forward pass and an explanation, recorded once, run over a whole batch by one call.
+ *
+ * Small samples are shared out among the threads: each takes a few samples through every step, so that nothing
+ * leaves its L2 cache and no thread waits for another. Large samples go through step by step, all threads on each.
+ * Kernels give the same bits for any block of samples and any number of threads, so both ways do.
+ */
+#include <stdatomic.h>
+
+#include "kernels.h"
+
+typedef struct {
+    const flrp_program *p;
+    int isa;
+    int64_t samples, block;
+    float *const *external;
+    int64_t *classes;
+    float *arena;
+    atomic_llong next;
+    atomic_int status;
+} job;
+
+/* The samples that a step works on, and where each slot's values of theirs lie. */
+typedef struct {
+    const job *j;
+    int64_t first, count;
+} frame;
+
+static float *slot(const frame *f, int i) {
+    const flrp_slot *s = &f->j->p->slots[i];
+    return s->offset < 0 ? f->j->external[i] + f->first * s->size : f->j->arena + s->offset * f->j->block;
+}
+
+static flrp_operand operand(const frame *f, const flrp_source *s) {
+    return (flrp_operand){s->slot < 0 ? 0 : slot(f, s->slot), s->bound, s->read};
+}
+
+static flrp_ratio ratio(const frame *f, const flrp_step *s) {
+    flrp_ratio r = s->ratio;
+    r.relevance = s->relevance < 0 ? 0 : slot(f, s->relevance);
+    return r;
+}
+
+static int run_product(const frame *f, const flrp_step *s, int threads) {
+    const flrp_operand operands[2] = {operand(f, &s->in[0]), operand(f, &s->in[1])};
+    const flrp_epilogue e = {.out = slot(f, s->out[0]), .bias = s->constants[0], .ratio = ratio(f, s),
+                             .factors = {operand(f, &s->factors[0]), operand(f, &s->factors[1])},
+                             .factor_period = f->j->p->slots[s->out[0]].size};
+    int status = FLRP_OK;
+    for (int64_t i = 0; i < s->sweeps && status == FLRP_OK; i++)
+        status = flrp_product_run(f->j->isa, threads, &s->product[i], f->count, operands, &e);
+    return status;
+}
+
+/* The class that each sample's relevance starts from: given, or (negative) the largest output, the first on ties;
+ * a NaN wins. */
+static void pick(const frame *f, const flrp_step *s) {
+    const int64_t n = f->j->p->slots[s->out[0]].size;
+    const float *x = slot(f, s->in[0].slot);
+    float *out = slot(f, s->out[0]);
+    int64_t *classes = f->j->classes + f->first;
+    for (int64_t i = 0; i < f->count; i++, x += n, out += n) {
+        int64_t best = classes[i] < 0 ? 0 : classes[i];
+        if (classes[i] < 0)
+            for (int64_t c = 1; c < n && x[best] == x[best]; c++)
+                if (!(x[c] <= x[best])) best = c;
+        for (int64_t c = 0; c < n; c++) out[c] = 0;
+        out[best] = s->kind ? 1 : x[best];
+        classes[i] = best;
+    }
+}
+
+static void affine(const frame *f, const flrp_step *s) {
+    const int64_t n = f->count * f->j->p->slots[s->out[0]].size;
+    const float *x = slot(f, s->in[0].slot), *const *c = s->constants;
+    float *out = slot(f, s->out[0]);
+    for (int64_t i = 0, k = 0; i < n; i++, k = k + 1 == s->channels ? 0 : k + 1)
+        out[i] = (x[i] - c[0][k]) * c[1][k] / c[2][k] + c[3][k];
+}
+
+static void combine(const frame *f, const flrp_step *s) {
+    const int64_t n = f->count * f->j->p->slots[s->out[0]].size;
+    const float *x = slot(f, s->in[0].slot), *y = slot(f, s->in[1].slot);
+    float *out = slot(f, s->out[0]);
+    if (s->kind)
+        for (int64_t i = 0; i < n; i++) out[i] = x[i] * y[i];
+    else
+        for (int64_t i = 0; i < n; i++) out[i] = x[i] + y[i];
+}
+
+/* The input's rectangle placed pad_top and pad_left pixels into the output's (negative: cut off). */
+static void place(const frame *f, const flrp_step *s) {
+    const flrp_window *w = s->window;
+    const float *x = slot(f, s->in[0].slot);
+    float *out = slot(f, s->out[0]);
+    for (int64_t n = 0; n < f->count; n++, x += w->in_h * w->in_w * w->channels)
+        for (int64_t row = 0; row < w->out_h; row++)
+            for (int64_t col = 0; col < w->out_w; col++, out += w->channels) {
+                const int64_t y = row - w->pad_top, z = col - w->pad_left;
+                const int inside = y >= 0 && y < w->in_h && z >= 0 && z < w->in_w;
+                const float *from = x + (inside ? (y * w->in_w + z) * w->channels : 0);
+                for (int64_t c = 0; c < w->channels; c++) out[c] = inside ? from[c] : s->parameter;
+            }
+}
+
+static int run_step(const frame *f, const flrp_step *s, int threads) {
+    const int isa = f->j->isa;
+    const int64_t n = f->count, size = f->j->p->slots[s->out[0]].size;
+    float *out = slot(f, s->out[0]);
+    const flrp_operand a = operand(f, &s->in[0]), b = operand(f, &s->in[1]), c = operand(f, &s->in[2]);
+    const flrp_ratio r = ratio(f, s);
+    switch (s->op) {
+    case FLRP_STEP_PRODUCT: return run_product(f, s, threads);
+    case FLRP_STEP_SUM_POOL: flrp_sum_pool(isa, threads, s->window, n, a.data, s->constants[0], out); break;
+    case FLRP_STEP_SUM_POOL_BACKWARD:
+        flrp_sum_pool_backward(isa, threads, s->window, n, a.data, s->constants[0], b.data, out);
+        break;
+    case FLRP_STEP_MAX_POOL:
+        flrp_max_pool(isa, threads, s->window, n, a.data, out, (int32_t *)slot(f, s->out[1]));
+        break;
+    case FLRP_STEP_MAX_POOL_BACKWARD:
+        flrp_max_pool_backward(isa, threads, s->window, n, a.data, (const int32_t *)b.data, out);
+        break;
+    case FLRP_STEP_RATIO:
+        if (a.data) flrp_ratio_map(isa, threads, n, size, s->channels, a.data, size, s->constants[0], &r, out);
+        else flrp_ratio_map(isa, threads, n, size, s->channels, s->constants[1], 0, s->constants[0], &r, out);
+        break;
+    case FLRP_STEP_GAMMA:
+        flrp_gamma_map(isa, threads, n, size, s->channels, a.data, b.data, c.data, s->constants[0], s->parameter, &r,
+                       out, slot(f, s->out[1]));
+        break;
+    case FLRP_STEP_ACTIVATION: flrp_activation(isa, threads, s->kind, s->parameter, n * size, a.data, out); break;
+    case FLRP_STEP_ACTIVATION_BACKWARD:
+        flrp_activation_backward(isa, threads, s->kind, s->parameter, n * size, a.data, b.data, out);
+        break;
+    case FLRP_STEP_PICK: pick(f, s); break;
+    case FLRP_STEP_AFFINE: affine(f, s); break;
+    case FLRP_STEP_COMBINE: combine(f, s); break;
+    case FLRP_STEP_PLACE: place(f, s); break;
+    }
+    return FLRP_OK;
+}
+
+static void run_block(const job *j, int64_t first, float *arena, int threads, atomic_int *status) {
+    job own = {.p = j->p, .isa = j->isa, .block = j->block, .external = j->external, .classes = j->classes,
+               .arena = arena};
+    const frame f = {&own, first, flrp_min(j->block, j->samples - first)};
+    for (int64_t i = 0; i < j->p->count; i++)
+        if (run_step(&f, &j->p->steps[i], threads) != FLRP_OK) atomic_store(status, FLRP_NO_MEMORY);
+}
+
+/* A thread's share: blocks as they come, since a busy machine may hold one thread up. */
+static void run_share(void *context, int64_t task, int thread) {
+    job *j = context;
+    float *arena = j->arena + thread * j->block * j->p->arena;
+    (void)task;
+    for (int64_t first; (first = atomic_fetch_add(&j->next, j->block)) < j->samples;)
+        run_block(j, first, arena, 1, &j->status);
+}
+
+#define SHARED_BYTES (512 * 1024)   /* of one thread's block: half of a common L2 cache */
+#define MOST_SHARED_BYTES (1 << 20) /* of one sample: larger ones go step by step */
+#define BLOCKS_PER_THREAD 4         /* at least, so that all threads finish at about the same time */
+
+int64_t flrp_program_plan(const flrp_program *p, int threads, int64_t samples, int64_t *block) {
+    const int64_t bytes = flrp_max(1, p->arena) * (int64_t)sizeof(float);
+    threads = flrp_threads_for(threads, samples, p->work * (double)samples);
+    *block = samples;
+    if (bytes > MOST_SHARED_BYTES || samples < 2) return samples * p->arena;
+    const int64_t pieces = threads > 1 ? BLOCKS_PER_THREAD * threads : 1;
+    *block = flrp_max(1, flrp_min(SHARED_BYTES / bytes, flrp_ceil_div(samples, pieces)));
+    return threads * *block * p->arena;
+}
+
+int flrp_program_run(int isa, int threads, const flrp_program *p, int64_t samples, float *const *external,
+                     int64_t *classes, float *arena, int64_t block) {
+    job j = {.p = p, .isa = isa, .samples = samples, .block = block, .external = external, .classes = classes,
+             .arena = arena};
+    if (block >= samples) run_block(&j, 0, arena, threads, &j.status);
+    else {
+        threads = flrp_threads_for(threads, samples, p->work * (double)samples);
+        flrp_parallel(threads, threads, 1e12, run_share, &j);
+    }
+    return atomic_load(&j.status);
+}

@@ -1,0 +1,135 @@
+"""Programs: what is recorded does what the verbs do at once, bit for bit, however samples are shared out."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import COMPOSITES, MIXED_SHAPE, assert_same_bits, mixed_network, mixed_signs, with_biases
+
+import fastlrp
+from fastlrp.explain import find_composite, find_convention
+from fastlrp.ops import NATIVE
+from fastlrp.program import ELEMENTWISE, Recorder, Slot, Step, _needed, _share_memory
+from fastlrp.propagate import make_plan, propagate
+
+NET = with_biases(mixed_network(fastlrp.Pad2d(1, 0.5), fastlrp.Format(-1, 1)))
+X = mixed_signs(np.random.default_rng(0), 5, MIXED_SHAPE)
+
+
+def at_once(net: fastlrp.Network, x: np.ndarray, composite: Any) -> dict[str, np.ndarray]:
+    """An explanation from verbs that run as they are called: all values of relevance, by layer."""
+    chosen = find_composite(net, composite)
+    plan = make_plan(net, chosen.resolve(net), find_convention(composite, None))
+    trace = net.trace(x)
+    start = NATIVE.pick(trace.values[-1], np.full(len(x), -1), chosen.start == "one")
+    found: dict[str, np.ndarray] = {}
+    names = ["input", *(layer.name for layer in net.layers)]
+    back = propagate(net, trace, plan, start, len(net.nodes), False, lambda i, r: found.update({names[i]: r}))
+    return {**found, "input": back * x if chosen.times_input else back}
+
+
+@pytest.mark.parametrize("composite", COMPOSITES)
+def test_programs_do_what_verbs_do(composite: str, poisoned: Any) -> None:
+    """Layer by layer, from memory that was full of NaN."""
+    chosen = COMPOSITES[composite]()
+    expected, found = at_once(NET, X, chosen), NET.explain(X, composite=chosen, layers=True)
+    assert_same_bits(found.relevance, expected.pop("input"))
+    assert set(found.layers) == set(expected)
+    for name, value in expected.items():
+        assert_same_bits(found.layers[name], value, name)
+    assert_same_bits(NET.explain(X, composite=chosen).relevance, found.relevance, "without the layers")
+
+
+def test_signs_are_asked_sample_by_sample() -> None:
+    """A non-negative sample takes the shorter way whatever its neighbours are, and gets the same values."""
+    net = with_biases(mixed_network())
+    mixed = np.concatenate([np.abs(X), X])[[0, 5, 1, 6, 7, 2]]
+    for composite in ("epsilon_plus", "epsilon_alpha2_beta1"):
+        whole = net.explain(mixed, 1, composite, layers=True)
+        for i in range(len(mixed)):
+            alone = net.explain(mixed[i:i + 1], 1, composite, layers=True)
+            assert_same_bits(whole.relevance[i:i + 1], alone.relevance)
+            assert all(np.array_equal(whole.layers[name][i:i + 1], alone.layers[name]) for name in alone.layers)
+
+
+def test_large_samples_go_step_by_step(threads: None) -> None:
+    """All threads on one sample, with the same bits as one thread and one sample at a time."""
+    net = fastlrp.Network([fastlrp.Conv2d(24, 3, padding=1), fastlrp.ReLU(), fastlrp.MaxPool2d(2),
+                           fastlrp.Conv2d(8, 3), fastlrp.ReLU(), fastlrp.Flatten(), fastlrp.Linear(3)], (150, 150, 3))
+    x = np.random.default_rng(1).standard_normal((3, 150, 150, 3)).astype(np.float32)
+    fastlrp.set_num_threads(3)
+    whole = net.explain(x, composite="epsilon_gamma_box")
+    fastlrp.set_num_threads(1)
+    for i in range(3):
+        alone = net.explain(x[i:i + 1], composite="epsilon_gamma_box")
+        assert_same_bits(whole.relevance[i:i + 1], alone.relevance)
+        assert_same_bits(whole.output[i:i + 1], net.forward(x[i:i + 1]))
+
+
+def test_new_weights_are_seen() -> None:
+    """A program is not run with weights that are gone, and does not keep them alive."""
+    net = with_biases(mixed_network())
+    before = net.explain(X).relevance
+    layer = net.weighted[0]
+    packed = [weakref.ref(product) for product in layer._packed.values() if not isinstance(product, np.ndarray)]
+    layer.weight = 2 * layer.weight
+    gc.collect()
+    assert packed and all(product() is None for product in packed)
+    changed = net.explain(X).relevance
+    assert not np.array_equal(before, changed)
+    layer.weight = layer.weight / 2
+    assert_same_bits(net.explain(X).relevance, before)
+    layer.bias = layer.bias + 1
+    assert_same_bits(net.explain(X).output, net.forward(X))
+
+
+def test_the_recorder_has_every_verb_of_a_run() -> None:
+    """All but training's and questions about data."""
+    verbs = {name for name in dir(NATIVE) if callable(getattr(NATIVE, name)) and not name.startswith(("_", "packed_"))}
+    assert verbs - set(dir(Recorder)) == {"weight_gradient", "channel_sum", "nonnegative_samples"}
+
+
+def random_steps(rng: np.random.Generator) -> tuple[list[Step], list[int], set[int]]:
+    """A list of steps over slots of a few sizes, the first of them an input."""
+    sizes, steps = [int(rng.integers(1, 50))], []
+    for _ in range(rng.integers(1, 25)):
+        sources = rng.integers(0, len(sizes), rng.integers(1, 4))
+        op = str(rng.choice([*ELEMENTWISE, "product"]))
+        size = sizes[sources[0]] if op in ELEMENTWISE else int(rng.integers(1, 50))
+        sizes.append(size)
+        reads = tuple((Slot(int(i), (sizes[i],)), "plain", None) for i in sources)
+        steps.append(Step(op, (Slot(len(sizes) - 1, (size,)),), reads))
+    return steps, sizes, {0, len(sizes) - 1}
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_slots_that_are_needed_at_once_do_not_overlap(seed: int) -> None:
+    """Played through: every value a step reads is still there, as written."""
+    steps, sizes, external = random_steps(np.random.default_rng(seed))
+    offsets, arena = _share_memory(steps, sizes, external)
+    memory, written = np.full(arena, -1), {0}
+    for step in steps:
+        for slot in step.reads():
+            assert slot.index in written
+            if slot.index not in external:
+                held = memory[offsets[slot.index]:offsets[slot.index] + sizes[slot.index]]
+                assert (held == slot.index).all(), f"slot {slot.index} was overwritten"
+        for slot in step.out:
+            written.add(slot.index)
+            if slot.index not in external:
+                assert offsets[slot.index] >= 0
+                memory[offsets[slot.index]:offsets[slot.index] + sizes[slot.index]] = slot.index
+    assert arena <= 16 * sum(-(-size // 16) for size in sizes)
+
+
+def test_only_what_outputs_need_is_kept() -> None:
+    """Steps that lead nowhere go."""
+    a, b, c, d = (Slot(i, (1,)) for i in range(4))
+    steps = [Step("product", (b,), ((a, "plain", None),)), Step("product", (c,), ((a, "plain", None),)),
+             Step("product", (d,), ((b, "plain", None),))]
+    assert _needed(steps, [d]) == [steps[0], steps[2]]
+    assert _needed(steps, [a]) == []
