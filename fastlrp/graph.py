@@ -15,7 +15,7 @@ import numpy as np
 
 from .layers import Layer, WeightedLayer
 from .ops import NATIVE, PREPARING, Native, real_array
-from .program import Program, Recorder
+from .program import NotRecorded, Program, Recorder
 from .reference import Array
 from .shapes import as_size
 
@@ -171,25 +171,32 @@ class Graph:
         On compiled kernels it is recorded and run as a program, kept by key (None: not at all) as long as the layers
         have the same weights. classes: see `pick` of the backends.
         """
-        if not isinstance(self.ops, Native):
+        arrays, key = {**inputs, **outputs}, (self.ops.key, key)
+        program = self._programs.get(key)
+        if program is not None and program(arrays, classes):
+            return
+        program = self._record(work, inputs, outputs)
+        if program is None:
             found = work(self.ops, inputs, classes)
             for name, target in outputs.items():
                 target[...] = found[name]
             return
-        arrays = {**inputs, **outputs}
-        if key is not None:
-            key = (self.ops.key, key)
-            program = self._programs.get(key)
-            if program is not None and program(arrays, classes):
-                return
+        if not program(arrays, classes):
+            raise RuntimeError("weights were changed while they were in use")
+        if key[1] is not None:
+            _keep(self._programs, key, program, MOST_PROGRAMS)
+
+    def _record(self, work: Work, inputs: Mapping[Any, Array], outputs: Mapping[Any, Array]) -> Program | None:
+        """The program of a run, None where the backend or a layer does not allow one."""
+        if not isinstance(self.ops, Native):
+            return None
         recorder = Recorder()
         slots = {name: recorder.slot(array.shape[1:]) for name, array in inputs.items()}
-        values = work(recorder, slots, None)
-        program = Program(recorder, slots, {name: values[name] for name in outputs})
-        if not program(arrays, classes):
-            raise RuntimeError("weights or the instruction set were changed while they were in use")
-        if key is not None:
-            _keep(self._programs, key, program, MOST_PROGRAMS)
+        try:
+            values = work(recorder, slots, None)
+        except NotRecorded:
+            return None
+        return Program(recorder, slots, {name: values[name] for name in outputs})
 
     def as_input(self, x: Any, name: str = "x") -> Array:
         """A batch in the backend's type; ValueError where the samples' shape is not the network's."""

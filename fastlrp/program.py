@@ -22,12 +22,22 @@ from .shapes import Padding, Window
 ALIGN = 16  # floats: every slot starts on a cache line
 
 
+class NotRecorded(Exception):
+    """A layer computes with arrays itself, not in a backend's verbs: such a run cannot be recorded."""
+
+
 @dataclass(frozen=True)
-class Slot:
+class Slot(np.lib.mixins.NDArrayOperatorsMixin):
     """One value of a batch that is not there yet: where it will be, and the shape of one sample."""
 
     index: int
     shape: tuple[int, ...]
+
+    def _refuse(self, *arguments: Any, **more: Any) -> Any:
+        raise NotRecorded
+
+    __array_ufunc__ = __array_function__ = __array__ = __getattr__ = _refuse
+    __len__ = __iter__ = __getitem__ = __bool__ = __float__ = _refuse
 
 
 Source = tuple[Slot, str, Any]  # as reference.Operand: (value, read, bound)

@@ -70,6 +70,39 @@ def test_large_samples_go_step_by_step(threads: None) -> None:
         assert_same_bits(whole.output[i:i + 1], net.forward(x[i:i + 1]))
 
 
+class Doubled(fastlrp.layers.Layer):
+    """A user's own layer, in plain NumPy."""
+
+    kind, role, ways = "doubled", "route", 0
+
+    def forward(self, ops: Any, x: np.ndarray) -> tuple[np.ndarray, Any]:
+        return [lambda: 2 * x, lambda: np.add(x, x), lambda: np.concatenate([x[..., :1] * 2, x[..., 1:] * 2], -1),
+                lambda: x.reshape(x.shape) + x, lambda: np.asarray(x) * 2][self.ways](), None
+
+    def backward(self, ops: Any, g: np.ndarray, x: np.ndarray, kept: Any) -> np.ndarray:
+        return g * 2
+
+
+@pytest.mark.parametrize("way", range(5))
+def test_layers_in_plain_numpy_run_at_once(way: int) -> None:
+    """Nothing is recorded, and nothing else changes."""
+    layer = Doubled()
+    layer.ways = way
+    net = with_biases(fastlrp.Network([layer, fastlrp.Linear(4)], (6,)))
+    x = np.random.default_rng(2).standard_normal((3, 6)).astype(np.float32)
+    assert_same_bits(net.explain(x, composite="epsilon_plus").relevance, at_once(net, x, "epsilon_plus")["input"])
+    assert_same_bits(net.forward(x), net.trace(x).values[-1])
+    assert not net._programs
+
+
+def test_everything_of_the_package_is_recorded() -> None:
+    """No layer or rule falls back to running at once."""
+    for composite in COMPOSITES.values():
+        NET._programs.clear()
+        NET.explain(X, composite=composite())
+        assert len(NET._programs) == 1
+
+
 def test_new_weights_are_seen() -> None:
     """A program is not run with weights that are gone, and does not keep them alive."""
     net = with_biases(mixed_network())
