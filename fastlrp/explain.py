@@ -15,7 +15,7 @@ from . import methods
 from .composites import PRESETS, Composite
 from .graph import Graph, Trace
 from .ops import real_array
-from .propagate import Plan, make_plan, propagate
+from .propagate import Plan, make_plan, propagate, run_forward
 from .reference import Array
 from .rules import CONVENTIONS, Rule
 
@@ -142,7 +142,7 @@ def _run(graph: Graph, request: Request, nonnegative: bool, inputs: dict[Any, Ar
          classes: Array | None) -> None:
     """Explain samples whose inputs are all `nonnegative`, or may be anything."""
     def work(ops: Any, inputs: Mapping[Any, Any], classes: Any) -> dict[Any, Any]:
-        trace = graph.trace(inputs["x"], ops=ops)
+        trace = run_forward(graph, request.plan, inputs["x"], ops, nonnegative)
         output = trace.values[request.end]
         relevance = _start(ops, request, output, inputs.get("given"), classes)
         found: dict[Any, Any] = {"output": output, "start": relevance}

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from .graph import Graph, Trace
-from .layers import Layer, SumPool2d, WeightedLayer
+from .layers import Layer, ReLU, SumPool2d, WeightedLayer
 from .reference import Array, Operand, weight_part
 from .rules import (
+    AlphaBeta,
     Convention,
     Epsilon,
     Gamma,
@@ -74,6 +75,21 @@ def _applies(layer: Layer, rule: Rule) -> bool:
     return isinstance(rule, (Pass, PositiveGradient, SmoothGradient) if layer.role == "activation" else Pass)
 
 
+def run_forward(graph: Graph, plan: Plan, x: Array, ops: Any, nonnegative: bool) -> Trace:
+    """A trace for `propagate`: where a rule needs both p and q, the layer's output is made of them."""
+    trace = Trace([x], [], ops)
+    for i, node in enumerate(graph.nodes):
+        source, rule = node.inputs[0], plan.rules[i]
+        step = _Linear(ops, node.layer, plan, i) if isinstance(rule, AlphaBeta) and plan.means is None else None
+        if step is not None and plan.nonnegative[nonnegative][source]:
+            value, kept = step.split(trace.values[source])
+        else:
+            value, kept = node.layer.forward(ops, trace.values[source])
+        trace.values.append(value)
+        trace.kept.append(kept)
+    return trace
+
+
 def propagate(graph: Graph, trace: Trace, plan: Plan, relevance: Array, start: int, nonnegative: bool = False,
               visit: Callable[[int, Array], None] | None = None) -> Array:
     """Relevance of the input from that of value `start`.
@@ -81,7 +97,7 @@ def propagate(graph: Graph, trace: Trace, plan: Plan, relevance: Array, start: i
     nonnegative: the whole input is known to be so. visit(i, R), if given, sees the relevance of each value i on the
     way, value `start` first.
     """
-    run = _Run(graph, trace, plan, nonnegative)
+    run = _Run(graph, trace, plan, start, nonnegative)
     pending: list[Any] = [None] * (start + 1)
     pending[start] = relevance
     for i in range(start, 0, -1):
@@ -97,9 +113,10 @@ def propagate(graph: Graph, trace: Trace, plan: Plan, relevance: Array, start: i
 class _Run:
     """One trace and one plan: takes relevance down through one node at a time."""
 
-    def __init__(self, graph: Graph, trace: Trace, plan: Plan, nonnegative: bool):
+    def __init__(self, graph: Graph, trace: Trace, plan: Plan, start: int, nonnegative: bool):
         self.graph, self.ops, self.trace, self.plan = graph, trace.ops, trace, plan
         self.nonnegative = plan.nonnegative[nonnegative]
+        self.gated = _gated(graph, plan, start)
 
     def step(self, index: int, relevance: Array) -> Array:
         """From the relevance of node `index`'s output to that of its input."""
@@ -136,27 +153,60 @@ class _Run:
         if self.plan.means is not None:
             # The layer maps the difference x − mean to z − mean(z): the bias cancels.
             x, z, nonnegative = self.ops.affine(x, minus=self.plan.means[source]), None, False
-        return _Linear(self.ops, layer, self.plan, index)(x, z, relevance, nonnegative)
+        return _Linear(self.ops, layer, self.plan, index, self.gated[index + 1], self.trace.kept[index])(
+            x, z, relevance, nonnegative)
+
+
+def _gated(graph: Graph, plan: Plan, start: int) -> list[bool]:
+    """For each value, whether its relevance is zero wherever the value is not positive, by the rules above it.
+
+    A rule that multiplies by the input leaves none where that is zero; a ReLU's output is zero where its input is
+    not positive.
+    """
+    free, zero, gated = range(3)  # relevance may be anywhere; is zero where the value is zero; where it is <= 0
+    states = [free] * (start + 1)
+    for i in range(start, 0, -1):
+        node, rule, above = graph.nodes[i - 1], plan.rules[i - 1], states[i]
+        if plan.means is not None:
+            below = free
+        elif isinstance(rule, (LinearRule, Norm)):
+            below = zero if getattr(rule, "reads", "plain") in ("plain", "sign") else free
+        elif isinstance(node.layer, ReLU):
+            below = gated if above > free or isinstance(rule, Gradient) else free
+        else:
+            below = above if isinstance(rule, Pass) and node.layer.role == "route" else free
+        states[node.inputs[0]] = below
+    return [state == gated for state in states]
 
 
 class _Linear:
-    """One linear layer's rule, for one reading of the input's sign."""
+    """One linear layer's rule. gated: relevance is zero where z is not positive; sums: what `split` kept, or None."""
 
-    def __init__(self, ops: Any, layer: WeightedLayer, plan: Plan, index: int):
-        self.ops, self.layer, self.convention = ops, layer, plan.convention
+    def __init__(self, ops: Any, layer: Any, plan: Plan, index: int, gated: bool = False, sums: Any = None):
+        self.ops, self.layer, self.convention, self.gated, self.sums = ops, layer, plan.convention, gated, sums
         rule: Any = plan.rules[index]
         self.rule = rule
         self.box, self.constants = plan.bounds.get(index), plan.constants
         uses_bias = rule.bias and plan.convention.bias and plan.means is None
         self.bias = layer.bias if uses_bias else None
 
+    def split(self, x: Array) -> tuple[Array, Any]:
+        """The layer's output for x ≥ 0, as p + q with their biases where the rule has use for both."""
+        if len(self.rule.terms) < 2 or (self.layer.bias is not None and self.bias is None):
+            return self.layer.forward(self.ops, x)
+        read: list[Operand] = [(x, "plain", None)]
+        sums = {term: self._sum(term, read, bias=self._bias(part)) for term, part in (("p", "+"), ("q", "-"))}
+        return self.ops.add(sums["p"], sums["q"]), sums
+
     def __call__(self, x: Array, z: Array | None, relevance: Array, nonnegative: bool) -> Array:
         if self.rule.reads == "one":
             return self._constant(relevance)
         if self.rule.reads == "plain":
-            return self._plain(x, z, relevance)
+            return self._plain(self.rule.part, x, z, relevance)
         if self.rule.reads == "box":
             return self._box(x, z, relevance)
+        if nonnegative and self.gated and isinstance(self.rule, Gamma):
+            return self._plain(("raised", self.rule.gamma), x, z, relevance)  # only z > 0 counts
         if nonnegative:
             return self._signed([(x, "plain", None)], z, relevance)
         return self._signed([(x, "positive", None), (x, "negative", None)], z, relevance)
@@ -183,8 +233,9 @@ class _Linear:
         a = self.ops.ratio_map(sums, self._bias(part), self._ratio(relevance, self._coefficient()))
         return self.ops.product_back(layer, [(a, "plain", None)], [((part,), None)])
 
-    def _plain(self, x: Array, z: Array | None, relevance: Array) -> Array:
-        part, ratio, biased = self.rule.part, self._ratio(relevance, self._coefficient()), self.layer.bias is not None
+    def _plain(self, part: Any, x: Array, z: Array | None, relevance: Array) -> Array:
+        """One part of the weights on the input as it is."""
+        ratio, biased = self._ratio(relevance, self._coefficient()), self.layer.bias is not None
         if part == "w" and z is not None and (not biased or self.bias is not None):
             a = self.ops.ratio_map(z, None, ratio)  # the forward pass has the sums
         else:
@@ -238,8 +289,11 @@ class _Linear:
         return self.ops.product(self.layer, parts[:len(reads)], reads, **end)
 
     def _quotients(self, reads: list[Operand], relevance: Array) -> list[tuple[str, Array]]:
-        return [(term, self._sum(term, reads, bias=self._bias("+" if term == "p" else "-"),
-                                 ratio=self._ratio(relevance, coefficient))) for term, coefficient in self.rule.terms]
+        ratios = [(term, self._ratio(relevance, coefficient)) for term, coefficient in self.rule.terms]
+        if self.sums is not None:
+            return [(term, self.ops.ratio_map(self.sums[term], None, ratio)) for term, ratio in ratios]
+        return [(term, self._sum(term, reads, bias=self._bias("+" if term == "p" else "-"), ratio=ratio))
+                for term, ratio in ratios]
 
     def _gamma(self, reads: list[Operand], z: Array | None, relevance: Array) -> list[tuple[str, Array]]:
         p, q = self._sum("p", reads), self._sum("q", reads)

@@ -42,9 +42,12 @@ def read(x: Array, how: str, bound: Array | None = None) -> Array:
 
 
 def weight_part(weight: Array, part: Part) -> Array:
-    """The weights as a rule reads them: w, w⁺, w⁻, w², 1, or ("gamma", γ): w⁺ + γ w⁻."""
+    """The weights as a rule reads them: w, w⁺, w⁻, w², 1, ("gamma", γ): w⁺ + γ w⁻, or ("raised", γ): w + γ w⁺."""
     if isinstance(part, tuple):
-        return positive(weight) + weight.dtype.type(part[1]) * negative(weight)
+        name, gamma = part[0], weight.dtype.type(part[1])
+        if name == "raised":
+            return weight + gamma * positive(weight)
+        return positive(weight) + gamma * negative(weight)
     return PARTS[part](weight)
 
 

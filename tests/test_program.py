@@ -14,7 +14,8 @@ import fastlrp
 from fastlrp.explain import find_composite, find_convention
 from fastlrp.ops import NATIVE
 from fastlrp.program import ELEMENTWISE, Recorder, Slot, Step, _needed, _share_memory
-from fastlrp.propagate import make_plan, propagate
+from fastlrp.propagate import make_plan, propagate, run_forward
+from fastlrp.rules import AlphaBeta, Epsilon, Flat, Gamma, GammaSimple, WSquare, ZBox, ZPlus
 
 NET = with_biases(mixed_network(fastlrp.Pad2d(1, 0.5), fastlrp.Format(-1, 1)))
 X = mixed_signs(np.random.default_rng(0), 5, MIXED_SHAPE)
@@ -24,7 +25,7 @@ def at_once(net: fastlrp.Network, x: np.ndarray, composite: Any) -> dict[str, np
     """An explanation from verbs that run as they are called: all values of relevance, by layer."""
     chosen = find_composite(net, composite)
     plan = make_plan(net, chosen.resolve(net), find_convention(composite, None))
-    trace = net.trace(x)
+    trace = run_forward(net, plan, x, NATIVE, False)
     start = NATIVE.pick(trace.values[-1], np.full(len(x), -1), chosen.start == "one")
     found: dict[str, np.ndarray] = {}
     names = ["input", *(layer.name for layer in net.layers)]
@@ -124,6 +125,31 @@ def test_the_recorder_has_every_verb_of_a_run() -> None:
     """All but training's and questions about data."""
     verbs = {name for name in dir(NATIVE) if callable(getattr(NATIVE, name)) and not name.startswith(("_", "packed_"))}
     assert verbs - set(dir(Recorder)) == {"weight_gradient", "channel_sum", "nonnegative_samples"}
+
+
+@pytest.mark.parametrize(("rule", "products"), [
+    (Epsilon(), 2), (ZPlus(), 3), (Gamma(0.25), 3), (AlphaBeta(2, 1), 4), (AlphaBeta(1, 0), 3), (Flat(), 2),
+    (WSquare(), 2), (GammaSimple(), 3), (ZBox(-1, 1), 3)])
+def test_rules_take_the_least_number_of_products(rule: Any, products: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward pass included, for a layer between ReLUs; each operand and side counts."""
+    net = with_biases(fastlrp.Network([fastlrp.Conv2d(4, 3), fastlrp.ReLU(), fastlrp.Conv2d(5, 3, name="it"),
+                                       fastlrp.ReLU(), fastlrp.Flatten(), fastlrp.Linear(3)], (8, 8, 1)))
+    x, recorded = np.abs(X[:, :8, :8, :1]), []
+    net.explain(x, composite={"it": rule})  # makes what is kept for a layer
+
+    def watch(verb: str) -> None:
+        right = getattr(Recorder, verb)
+
+        def watched(self: Recorder, layer: Any, first: Any, second: Any, **more: Any) -> Any:
+            # operands, or operands and sides
+            recorded.extend([layer.name] * len(first) * (len(second) if verb == "product_back" else 1))
+            return right(self, layer, first, second, **more)
+        monkeypatch.setattr(Recorder, verb, watched)
+    watch("product")
+    watch("product_back")
+    net._programs.clear()
+    net.explain(x, composite={"it": rule})
+    assert recorded.count("it") == products
 
 
 def random_steps(rng: np.random.Generator) -> tuple[list[Step], list[int], set[int]]:
