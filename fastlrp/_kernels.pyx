@@ -23,7 +23,7 @@ cdef extern from "fastlrp.h" nogil:
         FLRP_PLAIN, FLRP_POSITIVE, FLRP_NEGATIVE, FLRP_SHIFTED
         FLRP_RELU, FLRP_LEAKY_RELU, FLRP_TANH, FLRP_SIGMOID, FLRP_ABS, FLRP_SOFTPLUS
         FLRP_ISA_COUNT
-        FLRP_WIDE, FLRP_NARROW, FLRP_SCATTER
+        FLRP_WIDE, FLRP_NARROW, FLRP_SCATTER, FLRP_WINOGRAD
     ctypedef struct flrp_operand:
         const float *data
         const float *bound
@@ -38,6 +38,7 @@ cdef extern from "fastlrp.h" nogil:
         flrp_ratio ratio
         flrp_operand factors[2]
         int64_t factor_period
+        int sign
     ctypedef struct flrp_axis:
         int64_t count, step, start, stride, taps
         const int64_t *offsets
@@ -92,7 +93,7 @@ cdef extern from "fastlrp.h" nogil:
         flrp_source ins "in" [3]
         flrp_source factors[2]
         int out[2]
-        int relevance
+        int relevance, sign
         flrp_ratio ratio
         const float *constants[4]
         int64_t channels, sweeps
@@ -288,6 +289,9 @@ cdef class Product:
         if scatter:
             p.form = FLRP_SCATTER
             packed = packing.scatter(weight, sweep, width)
+        elif packing.prefers_winograd(sweep, p.groups, p.parts * p.src_c, p.dst_c):
+            p.form = FLRP_WINOGRAD
+            packed = packing.winograd(weight, sweep, width)
         elif packing.prefers_narrow(sweep, p.groups, p.dst_c, lanes):
             p.form = FLRP_NARROW
             packed = packing.narrow(weight, sweep)
@@ -298,11 +302,12 @@ cdef class Product:
         p.weights = <const float *>cnp.PyArray_DATA(<cnp.ndarray>packed)
         return 0
 
-    def __call__(self, Py_ssize_t samples, operands, out, *, bias=None, ratio=None, factors=None):
+    def __call__(self, Py_ssize_t samples, operands, out, *, bias=None, ratio=None, factors=None, int sign=0):
         """Write the product of `samples` samples to `out`.
 
         operands: one (array, read, bound) per part. Then, in this order: + bias (channels,); the quotient
         ratio = (relevance, epsilon, coefficient, signed); times the side's factor = (array, read, bound).
+        sign: 1 where no exact sum is negative, -1 where none is positive: rounding will not make any either.
         """
         cdef flrp_operand sources[2]
         cdef flrp_epilogue e
@@ -325,7 +330,7 @@ cdef class Product:
             e.factors[i].data = NULL
             if factors is not None:
                 fill_operand(&e.factors[i], factors[i], samples, self.dst_size, "factor")
-        e.factor_period = self.dst_size
+        e.factor_period, e.sign = self.dst_size, sign
         with nogil:
             for i in range(self.count):
                 status = flrp_product_run(self.isa, run_threads, &self.sweeps[i], samples, sources, &e)
@@ -404,6 +409,7 @@ cdef class Program:
     cdef int fill_step(self, flrp_step *s, flrp_window *w, step) except -1:
         cdef Py_ssize_t i
         s.op, s.kind, s.parameter, s.channels = STEPS[step.op], step.kind, step.parameter, step.channels
+        s.sign = step.sign
         for i in range(3):
             self.fill_source(&s.ins[i], step.sources[i] if i < len(step.sources) else None)
         for i in range(2):

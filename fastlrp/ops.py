@@ -45,11 +45,14 @@ class Native(Plain):
         return _kernels.get_isa()
 
     def product(self, layer: Any, parts: Sequence[Part], operands: Sequence[Operand], *, bias: Array | None = None,
-                ratio: Ratio | None = None) -> Array:
-        """Σ over operands of linear(operand, weight part) + bias, then the quotient, if any."""
+                ratio: Ratio | None = None, sign: int = 0) -> Array:
+        """Σ over operands of linear(operand, weight part) + bias, then the quotient, if any.
+
+        sign: 1 where no exact sum can be negative, -1 where none can be positive: then rounding makes none.
+        """
         n = operands[0][0].shape[0]
         out = _kernels.empty((n, *layer.out_shape))
-        return self.packed_product(layer, parts)(n, operands, out, bias=bias, ratio=ratio)
+        return self.packed_product(layer, parts)(n, operands, out, bias=bias, ratio=ratio, sign=sign)
 
     def packed_product(self, layer: Any, parts: Sequence[Part]) -> _kernels.Product:
         """The layer's weights, packed for `product`."""

@@ -54,3 +54,26 @@ def scatter(weight: Array, sweep: Sweep, width: int) -> Array:
     packed = np.zeros((sides, kh, parts * channels, panels * width), np.float32)
     packed[..., :kw * outputs] = taken.transpose(0, 1, 3, 4, 2, 5).reshape(sides, kh, parts * channels, kw * outputs)
     return np.ascontiguousarray(packed.reshape(sides, kh, parts * channels, panels, width).transpose(0, 3, 1, 2, 4))
+
+
+# F(2x2, 3x3): of the weights of one axis, transformed by these. Source: Lavin and Gray 2016.
+WINOGRAD = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+WINOGRAD_CHANNELS = 32  # below, transforming costs more than it saves
+
+
+def prefers_winograd(sweep: Sweep, groups: int, channels: int, outputs: int) -> bool:
+    """3 x 3 taps and pixels one apart, with enough channels."""
+    fits = all(axis.step == axis.stride == 1 and len(axis.offsets) == 3 and axis.offsets[2] - axis.offsets[0] == 2
+               for axis in (sweep.rows, sweep.cols))
+    return fits and groups == 1 and min(channels, outputs) >= WINOGRAD_CHANNELS
+
+
+def winograd(weight: Array, sweep: Sweep, width: int) -> Array:
+    """[side][panel][4 x 4][k][width], transformed in double precision."""
+    taken = weight[:, _taps(sweep.rows.kernel), _taps(sweep.cols.kernel)].astype(np.float64)
+    sides, _, _, parts, channels, outputs = taken.shape
+    panels = -(-outputs // width)
+    packed = np.zeros((sides, 16, parts * channels, panels * width), np.float32)
+    turned = np.einsum("yh,shwpco,xw->syxpco", WINOGRAD, taken, WINOGRAD, optimize=True)
+    packed[..., :outputs] = turned.reshape(sides, 16, parts * channels, outputs)
+    return np.ascontiguousarray(packed.reshape(sides, 16, parts * channels, panels, width).transpose(0, 3, 1, 2, 4))

@@ -57,6 +57,7 @@ class Step:
     product: Any = None
     window: Window | None = None
     kind: int = 0
+    sign: int = 0
     parameter: float = 0.0
 
     def reads(self) -> Iterable[Slot]:
@@ -98,10 +99,10 @@ class Recorder:
         return out
 
     def product(self, layer: Any, parts: Sequence[Part], operands: Sequence[Any], *, bias: Array | None = None,
-                ratio: Any = None) -> Any:
+                ratio: Any = None, sign: int = 0) -> Any:
         if not isinstance(operands[0][0], Slot):
-            return NATIVE.product(layer, parts, operands, bias=bias, ratio=ratio)
-        return self._add("product", layer.out_shape, *operands, ratio=ratio, constants=(bias,),
+            return NATIVE.product(layer, parts, operands, bias=bias, ratio=ratio, sign=sign)
+        return self._add("product", layer.out_shape, *operands, ratio=ratio, constants=(bias,), sign=sign,
                          product=NATIVE.packed_product(layer, parts))
 
     def product_back(self, layer: Any, operands: Sequence[Any], sides: Sequence[Any]) -> Slot:

@@ -285,8 +285,8 @@ class _Linear:
 
     def _sum(self, term: str, reads: list[Operand], **end: Any) -> Array:
         """p = x⁺W⁺ + x⁻W⁻ or q = x⁺W⁻ + x⁻W⁺."""
-        parts = ("+", "-") if term == "p" else ("-", "+")
-        return self.ops.product(self.layer, parts[:len(reads)], reads, **end)
+        parts, sign = (("+", "-"), 1) if term == "p" else (("-", "+"), -1)
+        return self.ops.product(self.layer, parts[:len(reads)], reads, sign=0 if self.box else sign, **end)
 
     def _quotients(self, reads: list[Operand], relevance: Array) -> list[tuple[str, Array]]:
         ratios = [(term, self._ratio(relevance, coefficient)) for term, coefficient in self.rule.terms]

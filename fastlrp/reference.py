@@ -190,8 +190,9 @@ class Reference(Plain):
         self.key = f"twin {self.dtype}"
 
     def product(self, layer: Any, parts: Sequence[Part], operands: Sequence[Operand], *, bias: Array | None = None,
-                ratio: Ratio | None = None) -> Array:
-        """Σ over operands of linear(operand, weight part) + bias, then the quotient, if any."""
+                ratio: Ratio | None = None, sign: int = 0) -> Array:
+        """Σ over operands of linear(operand, weight part) + bias, then the quotient, if any. sign: see ops.Native;
+        here sums of terms of one sign have that sign anyway."""
         geometry = layer.geometry
         out: Any = sum(linear(geometry, read(*o).reshape(len(o[0]), *geometry.in_shape),
                                 weight_part(layer.filters, part)) for part, o in zip(parts, operands, strict=True))

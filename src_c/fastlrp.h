@@ -38,6 +38,7 @@ typedef struct {
     flrp_ratio ratio;
     flrp_operand factors[2]; /* one per side */
     int64_t factor_period;   /* elements of one sample, for the factors' bounds */
+    int sign;                /* 1: no accumulator can be negative but by rounding; -1: positive; 0: any */
 } flrp_epilogue;
 
 /* One axis of a sweep; shapes.Axis says what the numbers mean. Offsets rise evenly. */
@@ -46,12 +47,14 @@ typedef struct {
     const int64_t *offsets;
 } flrp_axis;
 
-/* Three forms of a product; which one runs depends on the shape and the instruction set alone.
+/* Forms of a product; which one runs depends on the shape and the instruction set alone.
  * WIDE: lanes are output channels; weights [side][group][panel][k][panel width].
  * NARROW: few output channels, so lanes run along the columns; weights [k][side][channel].
  * SCATTER: source pixels times all column taps, added where these fall (scatter.c): cols then walks the source, and
- * start + stride * i is the destination of its first tap; weights [side][panel][row tap][k][panel width]. */
-enum { FLRP_WIDE, FLRP_NARROW, FLRP_SCATTER };
+ * start + stride * i is the destination of its first tap; weights [side][panel][row tap][k][panel width].
+ * WINOGRAD: 3 x 3 taps one pixel apart, grid and destination alike (winograd.c); weights [side][panel][16][k][panel
+ * width], transformed. */
+enum { FLRP_WIDE, FLRP_NARROW, FLRP_SCATTER, FLRP_WINOGRAD };
 
 /* A product of source pixels with packed weights over a grid of destination pixels. */
 typedef struct {
@@ -145,6 +148,7 @@ typedef struct {
     float parameter;
     flrp_source in[3], factors[2];
     int out[2], relevance; /* relevance: slot of the ratio's */
+    int sign; /* of a PRODUCT's epilogue */
     flrp_ratio ratio;
     const float *constants[4];
     int64_t channels, sweeps;

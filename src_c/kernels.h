@@ -35,6 +35,9 @@ typedef struct {
     /* Copy pixels of n channels, read as `read`, dst_stride apart. */
     void (*gather)(int64_t pixels, int64_t n, const float *x, const float *bound, int read, float *dst,
                    int64_t dst_stride);
+    /* F(2x2, 3x3): tiles of 4 x 4 pixels of n channels to 16 values, and 16 products to 2 x 2 outputs (winograd.h). */
+    void (*winograd_input)(int64_t n, const float *x, int64_t line, float *out, int64_t plane);
+    void (*winograd_output)(int vectors, const float *m, int64_t plane, int sign, float *out);
     void (*ratio)(int64_t n, int64_t channels, const float *sums, const float *bias, const flrp_ratio *r, float *out);
     void (*gamma)(int64_t n, int64_t channels, const float *p, const float *q, const float *z, const float *bias,
                   float gamma, const flrp_ratio *r, float *a, float *b);
@@ -57,6 +60,12 @@ extern const flrp_kernels flrp_kernels_avx2, flrp_kernels_avx512;
 #endif
 const flrp_kernels *flrp_kernels_of(int isa);
 
+/* One source line from column x0 on, read through the operands, side by side; zero outside the data. */
+void flrp_copy_line(const flrp_kernels *kernels, const flrp_product *p, const flrp_operand *operands, int64_t sample,
+                    int64_t y, int64_t x0, int64_t width, float *dst);
+
+int flrp_winograd_run(int isa, int threads, const flrp_product *p, int64_t samples, const flrp_operand *operands,
+                      const flrp_epilogue *epilogue);
 int flrp_scatter_run(int isa, int threads, const flrp_product *p, int64_t samples, const flrp_operand *operands,
                      const flrp_epilogue *epilogue);
 

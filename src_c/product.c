@@ -138,23 +138,21 @@ static int plan_segments(job *j) {
     return FLRP_OK;
 }
 
-/* One source line, read through the operands, zero outside the data. */
-static void copy_line(const job *j, int64_t sample, int64_t y, float *dst) {
-    const flrp_product *p = j->p;
-    const int64_t x0 = first_source(&p->cols, 0), c = p->src_c;
-    const int64_t begin = flrp_min(flrp_max(-x0, 0), j->block_w);
-    const int64_t end = flrp_max(begin, flrp_min(j->block_w, p->src_w - x0));
+void flrp_copy_line(const flrp_kernels *kernels, const flrp_product *p, const flrp_operand *operands, int64_t sample,
+                    int64_t y, int64_t x0, int64_t width, float *dst) {
+    const int64_t c = p->src_c, pixel = c * p->parts, begin = flrp_min(flrp_max(-x0, 0), width);
+    const int64_t end = flrp_max(begin, flrp_min(width, p->src_w - x0));
     const int64_t in_sample = (y * p->src_w + x0 + begin) * c, at = sample * p->src_h * p->src_w * c + in_sample;
-    memset(dst, 0, (size_t)(begin * j->pixel) * sizeof(float));
-    memset(dst + end * j->pixel, 0, (size_t)((j->block_w - end) * j->pixel) * sizeof(float));
+    memset(dst, 0, (size_t)(begin * pixel) * sizeof(float));
+    memset(dst + end * pixel, 0, (size_t)((width - end) * pixel) * sizeof(float));
     for (int64_t part = 0; part < p->parts && end > begin; part++) {
-        const flrp_operand *o = &j->operands[part];
-        j->kernels->gather(end - begin, c, o->data + at, o->bound ? o->bound + in_sample : 0, o->read,
-                           dst + begin * j->pixel + part * c, j->pixel);
+        const flrp_operand *o = &operands[part];
+        kernels->gather(end - begin, c, o->data + at, o->bound ? o->bound + in_sample : 0, o->read,
+                        dst + begin * pixel + part * c, pixel);
     }
 }
 
-/* The same for a narrow product: each channel's line goes to its own plane. */
+/* A line for a narrow product: each channel's line goes to its own plane. */
 static void copy_planes(const job *j, int64_t sample, int64_t y, float *dst) {
     const flrp_product *p = j->p;
     const int64_t x0 = first_source(&p->cols, 0), c = p->src_c, per_sample = p->src_h * p->src_w * c;
@@ -182,7 +180,7 @@ static void copy_source(const job *j, int64_t sample, int64_t samples, int64_t r
         for (int64_t l = first; l < last; l++) {
             float *line = dst + s * j->image + l * j->line;
             if (narrow(p)) copy_planes(j, sample + s, y0 + l, line);
-            else copy_line(j, sample + s, y0 + l, line);
+            else flrp_copy_line(j->kernels, p, j->operands, sample + s, y0 + l, first_source(&p->cols, 0), j->block_w, line);
         }
 }
 
@@ -341,6 +339,7 @@ int flrp_product_run(int isa, int threads, const flrp_product *p, int64_t sample
     job j = {.kernels = flrp_kernels_of(isa), .p = p, .operands = operands, .epilogue = epilogue, .samples = samples};
     if (!samples || !p->rows.count || !p->cols.count) return FLRP_OK;
     if (p->form == FLRP_SCATTER) return flrp_scatter_run(isa, threads, p, samples, operands, epilogue);
+    if (p->form == FLRP_WINOGRAD) return flrp_winograd_run(isa, threads, p, samples, operands, epilogue);
     const double work = (double)samples * p->rows.count * p->cols.count * p->rows.taps * p->cols.taps * p->src_c *
                         p->parts * p->sides * p->dst_c / p->groups;
     threads = flrp_threads_for(threads, INT64_MAX, work);

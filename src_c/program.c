@@ -44,7 +44,7 @@ static int run_product(const frame *f, const flrp_step *s, int threads) {
     const flrp_operand operands[2] = {operand(f, &s->in[0]), operand(f, &s->in[1])};
     const flrp_epilogue e = {.out = slot(f, s->out[0]), .bias = s->constants[0], .ratio = ratio(f, s),
                              .factors = {operand(f, &s->factors[0]), operand(f, &s->factors[1])},
-                             .factor_period = f->j->p->slots[s->out[0]].size};
+                             .factor_period = f->j->p->slots[s->out[0]].size, .sign = s->sign};
     int status = FLRP_OK;
     for (int64_t i = 0; i < s->sweeps && status == FLRP_OK; i++)
         status = flrp_product_run(f->j->isa, threads, &s->product[i], f->count, operands, &e);

@@ -2,6 +2,7 @@
 #include "body/tile.h"
 #include "body/pointwise.h"
 #include "body/pool.h"
+#include "body/winograd.h"
 
 const flrp_kernels TABLE = {
     .name = ISA_NAME,
@@ -12,6 +13,8 @@ const flrp_kernels TABLE = {
     .tile = tile,
     .finish = finish,
     .gather = gather,
+    .winograd_input = winograd_input,
+    .winograd_output = winograd_output,
     .ratio = ratio_map,
     .gamma = gamma_map,
     .channel_sum = channel_sum,
