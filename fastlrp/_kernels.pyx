@@ -7,7 +7,7 @@ not fit raises here, so that C can trust every pointer.
 
 cimport numpy as cnp
 from libc.stdint cimport int32_t, int64_t
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport calloc, free
 
 import weakref
 
@@ -23,7 +23,7 @@ cdef extern from "fastlrp.h" nogil:
         FLRP_PLAIN, FLRP_POSITIVE, FLRP_NEGATIVE, FLRP_SHIFTED
         FLRP_RELU, FLRP_LEAKY_RELU, FLRP_TANH, FLRP_SIGMOID, FLRP_ABS, FLRP_SOFTPLUS
         FLRP_ISA_COUNT
-        FLRP_WIDE, FLRP_NARROW, FLRP_SCATTER, FLRP_WINOGRAD
+        FLRP_WIDE, FLRP_NARROW, FLRP_SCATTER, FLRP_WINOGRAD, FLRP_DENSE, FLRP_DENSE_BACK
     ctypedef struct flrp_operand:
         const float *data
         const float *bound
@@ -42,10 +42,14 @@ cdef extern from "fastlrp.h" nogil:
     ctypedef struct flrp_axis:
         int64_t count, step, start, stride, taps
         const int64_t *offsets
+    ctypedef struct flrp_dense:
+        const float *weights
+        int read
     ctypedef struct flrp_product:
         flrp_axis rows, cols
         int64_t src_h, src_w, src_c, dst_h, dst_w, dst_c, groups, parts, sides
         const float *weights
+        flrp_dense dense[2][2]
         int form
     ctypedef struct flrp_window:
         int64_t in_h, in_w, channels, out_h, out_w
@@ -54,6 +58,7 @@ cdef extern from "fastlrp.h" nogil:
     const char *flrp_isa_name(int isa)
     int flrp_lanes(int isa)
     int flrp_panel_width(int isa)
+    void *flrp_allocate(int64_t bytes)
     void flrp_init()
     int flrp_product_run(int isa, int threads, const flrp_product *p, int64_t samples, const flrp_operand *operands,
                          const flrp_epilogue *epilogue)
@@ -175,7 +180,7 @@ cdef class Block:
             kept_bytes -= self.size
             kept_data[best], kept_size[best] = kept_data[kept], kept_size[kept]
             return
-        self.data, self.size = malloc(size), size
+        self.data, self.size = flrp_allocate(size), size
         if self.data == NULL:
             raise MemoryError(f"no memory for an array of {size} bytes")
 
@@ -238,30 +243,27 @@ cdef int fill_ratio(flrp_ratio *r, ratio, Py_ssize_t size) except -1:
 
 
 cdef class Product:
-    """A linear map with packed weights: destination = Σ over sides of weights · operands, each with its epilogue.
+    """A linear map: destination = Σ over sides of weights · operands, each with its epilogue.
 
-    sweeps: shapes.Sweep tuples (scatter: those of Geometry.scatter_sweeps); src, dst: (h, w, channels);
-    weight: (sides, kh, kw, parts, src channels / groups, dst channels). Immutable once built, so that threads share it.
+    sweeps: shapes.Sweep tuples (scatter: those of Geometry.scatter_sweeps); src, dst: (h, w, channels). Then either
+    `pack` or `refer` gives it weights. Immutable from then on, so that threads share it.
     """
 
     cdef object __weakref__
     cdef flrp_product *sweeps
     cdef Py_ssize_t count, src_size, dst_size, dst_channels, parts, sides
     cdef int isa
+    cdef tuple shapes
     cdef list keep  # arrays that the sweeps point into
 
-    def __cinit__(self, sweeps, src, dst, Py_ssize_t groups, weight, bint scatter=False):
+    def __cinit__(self, shapes, src, dst, Py_ssize_t groups, Py_ssize_t sides, Py_ssize_t parts):
         cdef Py_ssize_t i
         cdef flrp_product *p
-        self.isa = isa
-        self.keep = []
-        self.count = len(sweeps)
-        if weight.ndim != 6 or weight.shape[0] not in (1, 2) or weight.shape[3] not in (1, 2):
-            raise ValueError(f"weight must have 1 or 2 sides and parts, got shape {weight.shape}")
-        self.sides, self.parts = weight.shape[0], weight.shape[3]
+        if sides not in (1, 2) or parts not in (1, 2):
+            raise ValueError(f"a product has 1 or 2 sides and parts, got {sides} and {parts}")
+        self.isa, self.keep, self.shapes = isa, [], tuple(shapes)
+        self.sides, self.parts, self.count = sides, parts, len(shapes)
         self.src_size, self.dst_size, self.dst_channels = src[0] * src[1] * src[2], dst[0] * dst[1] * dst[2], dst[2]
-        if weight.shape[4] * groups != src[2] or weight.shape[5] != dst[2]:
-            raise ValueError(f"weight of shape {weight.shape} does not map {src} to {dst} in {groups} groups")
         self.sweeps = <flrp_product *>calloc(self.count, sizeof(flrp_product))
         if self.sweeps == NULL:
             raise MemoryError
@@ -269,10 +271,9 @@ cdef class Product:
             p = &self.sweeps[i]
             p.src_h, p.src_w, p.src_c = src
             p.dst_h, p.dst_w, p.dst_c = dst
-            p.groups, p.parts, p.sides = groups, self.parts, self.sides
-            self.fill_axis(&p.rows, sweeps[i].rows)
-            self.fill_axis(&p.cols, sweeps[i].cols)
-            self.pack(p, sweeps[i], weight, scatter)
+            p.groups, p.parts, p.sides, p.form = groups, parts, sides, -1
+            self.fill_axis(&p.rows, shapes[i].rows)
+            self.fill_axis(&p.cols, shapes[i].cols)
 
     def __dealloc__(self):
         free(self.sweeps)
@@ -284,15 +285,27 @@ cdef class Product:
         a.taps, a.offsets = len(axis.offsets), <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>offsets)
         return 0
 
-    cdef int pack(self, flrp_product *p, sweep, weight, bint scatter) except -1:
-        cdef Py_ssize_t lanes = flrp_lanes(self.isa), width = flrp_panel_width(self.isa)
+    def pack(self, weight, bint scatter=False):
+        """Lay out weights (sides, kh, kw, parts, src channels / groups, dst channels) as the form for the shape wants."""
+        cdef Py_ssize_t i, width = flrp_panel_width(self.isa)
+        cdef flrp_product *p
+        for i in range(self.count):
+            p = &self.sweeps[i]
+            if weight.ndim != 6 or (weight.shape[0], weight.shape[3], weight.shape[4] * p.groups, weight.shape[5]) != (
+                    self.sides, self.parts, p.src_c, p.dst_c):
+                raise ValueError(f"weight of shape {weight.shape} does not map {p.src_c} to {p.dst_c} channels "
+                                 f"in {p.groups} groups")
+            self.pack_sweep(p, self.shapes[i], weight, scatter, width)
+        return self
+
+    cdef int pack_sweep(self, flrp_product *p, sweep, weight, bint scatter, Py_ssize_t width) except -1:
         if scatter:
             p.form = FLRP_SCATTER
             packed = packing.scatter(weight, sweep, width)
         elif packing.prefers_winograd(sweep, p.groups, p.parts * p.src_c, p.dst_c):
             p.form = FLRP_WINOGRAD
             packed = packing.winograd(weight, sweep, width)
-        elif packing.prefers_narrow(sweep, p.groups, p.dst_c, lanes):
+        elif packing.prefers_narrow(sweep, p.groups, p.dst_c, flrp_lanes(self.isa)):
             p.form = FLRP_NARROW
             packed = packing.narrow(weight, sweep)
         else:
@@ -301,6 +314,19 @@ cdef class Product:
         self.keep.append(packed)
         p.weights = <const float *>cnp.PyArray_DATA(<cnp.ndarray>packed)
         return 0
+
+    def refer(self, weights, bint back):
+        """Use a dense layer's weights where they lie: for each side and part (array (inputs, outputs), read)."""
+        cdef flrp_product *p = self.sweeps
+        if self.src_size != p.src_c or self.dst_size != p.dst_c or self.count != 1:
+            raise ValueError("dense weights map one pixel to one pixel")
+        for i, side in enumerate(weights):
+            for k, (array, read) in enumerate(side):
+                self.keep.append(array)
+                p.dense[i][k].weights = pointer(array, p.src_c * p.dst_c, "weights")
+                p.dense[i][k].read = READS[read]
+        p.form = FLRP_DENSE_BACK if back else FLRP_DENSE
+        return self
 
     def __call__(self, Py_ssize_t samples, operands, out, *, bias=None, ratio=None, factors=None, int sign=0):
         """Write the product of `samples` samples to `out`.
@@ -313,6 +339,8 @@ cdef class Product:
         cdef flrp_epilogue e
         cdef int status = FLRP_OK, run_threads = threads
         cdef Py_ssize_t i
+        if self.count and self.sweeps[0].form < 0:
+            raise ValueError("the product has no weights")
         if len(operands) != self.parts:
             raise ValueError(f"expected {self.parts} operands, got {len(operands)}")
         for i in range(self.parts):

@@ -72,23 +72,23 @@ class Native(Plain):
 
     @staticmethod
     def _pack(layer: Any, key: tuple[Any, ...]) -> _kernels.Product:
-        """Weights (side, kh, kw, part, source channels / groups, destination channels), packed for one direction."""
+        """The layer's product in one direction: weights (side, kh, kw, part, source channels / groups, destination
+        channels), packed, or a dense layer's own array."""
         _, direction, *sides = key
-        geometry = layer.geometry.simplest
+        back, geometry = direction == "back", layer.geometry.simplest
         filters = layer.weight.reshape(geometry.weight_shape)
-        if len(sides) == 1 and len(sides[0]) == 1:
-            weight = weight_part(filters, sides[0][0])[None, :, :, None]
-        else:
-            weight = np.stack([np.stack([weight_part(filters, part) for part in parts], axis=2) for parts in sides])
-        if direction == "forward":
-            return _kernels.Product(geometry.forward_sweeps, geometry.in_shape, geometry.out_shape, geometry.groups,
-                                    weight)
-        *lead, ins, outs = weight.shape
-        grouped = weight.reshape(*lead, ins, geometry.groups, outs // geometry.groups)
-        turned = grouped.swapaxes(-1, -3).reshape(*lead, outs // geometry.groups, -1)
-        scatter = geometry.prefers_scatter(_kernels.lanes())
-        sweeps = geometry.scatter_sweeps if scatter else geometry.backward_sweeps
-        return _kernels.Product(sweeps, geometry.out_shape, geometry.in_shape, geometry.groups, turned, scatter)
+        ends = (geometry.out_shape, geometry.in_shape) if back else (geometry.in_shape, geometry.out_shape)
+        scatter = back and geometry.prefers_scatter(_kernels.lanes())
+        sweeps = geometry.scatter_sweeps if scatter else geometry.backward_sweeps if back else geometry.forward_sweeps
+        product = _kernels.Product(sweeps, *ends, geometry.groups, len(sides), len(sides[0]))
+        if geometry.is_dense:
+            return product.refer([[_as_read(filters[0, 0], part) for part in parts] for parts in sides], back)
+        weight = np.stack([np.stack([weight_part(filters, part) for part in parts], axis=2) for parts in sides])
+        if back:
+            *lead, ins, outs = weight.shape
+            grouped = weight.reshape(*lead, ins, geometry.groups, outs // geometry.groups)
+            weight = grouped.swapaxes(-1, -3).reshape(*lead, outs // geometry.groups, -1)
+        return product.pack(weight, scatter)
 
     def weight_gradient(self, layer: Any, x: Array, g: Array) -> Array:
         return _kernels.weight_gradient(layer.geometry.simplest, x, g)
@@ -124,6 +124,12 @@ class Native(Plain):
 
     def nonnegative_samples(self, x: Array) -> Array:
         return _kernels.nonnegative_samples(x)
+
+
+def _as_read(weight: Array, part: Part) -> tuple[Array, str]:
+    """A part of a dense layer's weights as the kernels read it: signs from the array itself, else from a copy."""
+    read = {"w": "plain", "+": "positive", "-": "negative"}.get(part) if isinstance(part, str) else None
+    return (weight, read) if read else (np.ascontiguousarray(weight_part(weight, part)), "plain")
 
 
 NATIVE = Native()

@@ -195,6 +195,11 @@ class Geometry(Window):
         return self
 
     @property
+    def is_dense(self) -> bool:
+        """Whether this is a plain matrix: one window of one pixel."""
+        return self.in_shape[:2] == self.grid == self.kernel == (1, 1) and self.groups == 1
+
+    @property
     def weight_shape(self) -> tuple[int, int, int, int]:
         return (*self.kernel, self.in_shape[2] // self.groups, self.out_channels)
 

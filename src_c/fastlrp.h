@@ -53,8 +53,14 @@ typedef struct {
  * SCATTER: source pixels times all column taps, added where these fall (scatter.c): cols then walks the source, and
  * start + stride * i is the destination of its first tap; weights [side][panel][row tap][k][panel width].
  * WINOGRAD: 3 x 3 taps one pixel apart, grid and destination alike (winograd.c); weights [side][panel][16][k][panel
- * width], transformed. */
-enum { FLRP_WIDE, FLRP_NARROW, FLRP_SCATTER, FLRP_WINOGRAD };
+ * width], transformed. DENSE, DENSE_BACK: one pixel to one pixel, over weights that are not packed (dense.c). */
+enum { FLRP_WIDE, FLRP_NARROW, FLRP_SCATTER, FLRP_WINOGRAD, FLRP_DENSE, FLRP_DENSE_BACK };
+
+/* One array of weights (inputs, outputs) as it is read: x, max(x, 0) or min(x, 0). */
+typedef struct {
+    const float *weights;
+    int read;
+} flrp_dense;
 
 /* A product of source pixels with packed weights over a grid of destination pixels. */
 typedef struct {
@@ -64,6 +70,7 @@ typedef struct {
     int64_t groups, parts; /* parts: 1 or 2 operands side by side on the reduction axis */
     int64_t sides;         /* 1 or 2 weight sets over the same operands, each with its factor; their sum is stored */
     const float *weights;  /* packed as the form wants it */
+    flrp_dense dense[2][2]; /* for the dense forms: [side][part] */
     int form;
 } flrp_product;
 
@@ -82,6 +89,7 @@ const char *flrp_isa_name(int isa);
 int flrp_lanes(int isa);       /* floats in one vector */
 int flrp_panel_width(int isa); /* output channels in one panel of packed weights */
 
+void *flrp_allocate(int64_t bytes); /* NULL where there is no memory; given back by free() */
 void flrp_init(void); /* once, at import: a child of fork runs serially from then on */
 
 int flrp_product_run(int isa, int threads, const flrp_product *p, int64_t samples, const flrp_operand *operands,

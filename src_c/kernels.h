@@ -38,6 +38,12 @@ typedef struct {
     /* F(2x2, 3x3): tiles of 4 x 4 pixels of n channels to 16 values, and 16 products to 2 x 2 outputs (winograd.h). */
     void (*winograd_input)(int64_t n, const float *x, int64_t line, float *out, int64_t plane);
     void (*winograd_output)(int vectors, const float *m, int64_t plane, int sign, float *out);
+    /* Sums z (samples, cols) += x (samples, inputs) * w (inputs, cols), and out (samples, rows) += g (samples, outputs)
+     * * rows of w; `read` tells how the weights are. */
+    void (*dense_forward)(int read, int64_t samples, int64_t inputs, const float *x, int64_t x_stride, const float *w,
+                          int64_t stride, int64_t cols, float *z);
+    void (*dense_backward)(int read, int64_t samples, int64_t outputs, const float *g, const float *w, int64_t rows,
+                           float *out, int64_t out_stride);
     void (*ratio)(int64_t n, int64_t channels, const float *sums, const float *bias, const flrp_ratio *r, float *out);
     void (*gamma)(int64_t n, int64_t channels, const float *p, const float *q, const float *z, const float *bias,
                   float gamma, const flrp_ratio *r, float *a, float *b);
@@ -64,6 +70,8 @@ const flrp_kernels *flrp_kernels_of(int isa);
 void flrp_copy_line(const flrp_kernels *kernels, const flrp_product *p, const flrp_operand *operands, int64_t sample,
                     int64_t y, int64_t x0, int64_t width, float *dst);
 
+int flrp_dense_run(int isa, int threads, const flrp_product *p, int64_t samples, const flrp_operand *operands,
+                   const flrp_epilogue *epilogue);
 int flrp_winograd_run(int isa, int threads, const flrp_product *p, int64_t samples, const flrp_operand *operands,
                       const flrp_epilogue *epilogue);
 int flrp_scatter_run(int isa, int threads, const flrp_product *p, int64_t samples, const flrp_operand *operands,

@@ -519,5 +519,21 @@ def test_more_parts_than_kernels_take_are_refused(sides: int, parts: int) -> Non
     """A product has one or two operands and one or two sides."""
     geometry = Geometry.dense(4, 8)
     with pytest.raises(ValueError, match=r"parts|sides|weight"):
-        _kernels.Product(geometry.forward_sweeps, geometry.in_shape, geometry.out_shape, 1,
-                         np.ones((sides, 1, 1, parts, 4, 8), np.float32))
+        _kernels.Product(geometry.forward_sweeps, geometry.in_shape, geometry.out_shape, 1, sides, parts)
+
+
+def test_products_take_the_weights_they_are_made_for() -> None:
+    """And do not run without any."""
+    geometry = Geometry.dense(4, 8)
+    shapes = geometry.forward_sweeps, geometry.in_shape, geometry.out_shape
+    product, x = _kernels.Product(*shapes, 1, 1, 1), np.ones((2, 4), np.float32)
+    with pytest.raises(ValueError, match="no weights"):
+        product(2, [(x, "plain", None)], np.zeros((2, 8), np.float32))
+    for shape in ((1, 1, 1, 2, 4, 8), (1, 1, 1, 1, 3, 8), (1, 1, 1, 1, 4, 7), (4, 8)):
+        with pytest.raises(ValueError, match="weight"):
+            product.pack(np.ones(shape, np.float32))
+    with pytest.raises(ValueError, match="weights"):
+        product.refer([[(np.ones((4, 7), np.float32), "plain")]], False)
+    conv = Geometry.fit((3, 3, 4), (2, 2), (1, 1), ((0, 0), (0, 0)), out_channels=8)
+    with pytest.raises(ValueError, match="one pixel"):
+        _kernels.Product(conv.forward_sweeps, conv.in_shape, conv.out_shape, 1, 1, 1).refer([[]], False)

@@ -3,6 +3,7 @@
 #include "body/pointwise.h"
 #include "body/pool.h"
 #include "body/winograd.h"
+#include "body/dense.h"
 
 const flrp_kernels TABLE = {
     .name = ISA_NAME,
@@ -15,6 +16,8 @@ const flrp_kernels TABLE = {
     .gather = gather,
     .winograd_input = winograd_input,
     .winograd_output = winograd_output,
+    .dense_forward = dense_forward,
+    .dense_backward = dense_backward,
     .ratio = ratio_map,
     .gamma = gamma_map,
     .channel_sum = channel_sum,
