@@ -7,7 +7,7 @@
 
 #define SAMPLES 64 /* of a task: their sums stay in L2 */
 #define COLUMNS 512 /* of a task forward: eight rows of weights stay in L1 */
-#define ROWS 32 /* of a task backward */
+#define ROWS 48 /* of a task backward */
 
 typedef struct {
     const flrp_kernels *kernels;

@@ -1,4 +1,4 @@
-"""Breaks one kernel at a time, on purpose, and sees that the kernel tests notice. Run by hand: python tests/mutants.py
+"""Breaks one kernel at a time, on purpose, and sees that the tests of kernels and programs notice. Run by hand: python tests/mutants.py
 
 Each mutant is one change of text in a copy of the tree, which is built and tested; "survived" means that no test
 failed. Arguments are handed on to pytest, as in: python tests/mutants.py -k "not random". Exit code 1 where a mutant
@@ -42,7 +42,7 @@ MUTANTS = [
            "gather_run(n, x + i * n, bound, read"),
     Mutant("gather, few channels", "src_c/body/pointwise.h", "flrp_read(x[i * n + c], bound + (bound ? i * n + c : 0)",
            "flrp_read(x[i * n + c], bound + (bound ? c : 0)"),
-    Mutant("borders", "src_c/product.c", "memset(dst + end * j->pixel, 0,", "if (0) memset(dst + end * j->pixel, 0,"),
+    Mutant("borders", "src_c/product.c", "memset(dst + end * pixel, 0,", "if (0) memset(dst + end * pixel, 0,"),
     Mutant("reading", "src_c/kernels.h", "case FLRP_NEGATIVE: return x > 0 ? 0 : x", "case FLRP_NEGATIVE: return x"),
     Mutant("wide, groups", "src_c/product.c", "channel = group * group_out + panel * width", "channel = panel * width"),
     Mutant("narrow", "src_c/product.c", "(o + m) / outs * cols + c) * outs + (o + m) % outs",
@@ -60,7 +60,7 @@ MUTANTS = [
     Mutant("scatter, padding", "src_c/scatter.c", "line + j->before, 0, &at", "line, 0, &at"),
     Mutant("scatter, row taps", "src_c/scatter.c", "p->rows.offsets[tap] * p->src_w", "tap * p->src_w"),
     Mutant("scatter, reading", "src_c/scatter.c", "p->parts > 1 || operands[0].read != FLRP_PLAIN", "p->parts > 1"),
-    Mutant("packing", "fastlrp/_kernels.pyx", "packed[:, :, whole, :, :rest] = taken[..., whole * width:]",
+    Mutant("packing", "fastlrp/packing.py", "packed[:, :, whole, :, :rest] = taken[..., whole * width:]",
            "packed[:, :, whole, :, :rest] = taken[..., :rest]"),
     Mutant("weight gradient", "src_c/gradient.c", "group * group_c + row % group_c", "row % group_c"),
     Mutant("weight gradient, chunks", "src_c/gradient.c", "out[i] += acc[", "out[i] = acc["),
@@ -88,6 +88,23 @@ MUTANTS = [
     Mutant("activation", "src_c/body/pointwise.h", "out[i] = x[i] <= 0 ? 0 : g[i]", "out[i] = x[i] < 0 ? 0 : g[i]"),
     Mutant("activation, overflow", "src_c/body/pointwise.h", "log1pf(expf(-fabsf(x[i])))", "log1pf(expf(fabsf(x[i])))"),
     Mutant("signs of samples", "src_c/pointwise.c", "ok &= x[i] >= 0", "ok &= !(x[i] < 0)"),
+    Mutant("winograd, transform", "src_c/body/winograd.h", "o[3 * (s)] = v_sub(d1, d3)", "o[3 * (s)] = v_sub(d3, d1)"),
+    Mutant("winograd, sign", "src_c/body/winograd.h", "if (sign > 0)", "if (sign > 1)"),
+    Mutant("winograd, edges", "src_c/winograd.c", "flrp_min(2, p->dst_w - x)", "2"),
+    Mutant("winograd, borders", "src_c/winograd.c", "if (y < 0 || y >= p->src_h) memset", "if (y < 0) memset"),
+    Mutant("winograd, packing", "fastlrp/packing.py", "[0.5, -0.5, 0.5]", "[0.5, -0.5, -0.5]"),
+    Mutant("dense, rows left over", "src_c/body/dense.h", "for (; i < inputs; i++)\n", "for (; i < inputs - 1; i++)\n"),
+    Mutant("dense, order of sums", "src_c/body/dense.h", "#define FEW_SAMPLES 3",
+           "#define FEW_SAMPLES 3\n#define v_fma(a, b, c) v_add(v_mul(a, b), c)"),
+    Mutant("dense, reading", "src_c/body/dense.h", "case FLRP_NEGATIVE: dense_backward_with(FLRP_NEGATIVE",
+           "case FLRP_NEGATIVE: dense_backward_with(FLRP_PLAIN"),
+    Mutant("dense, samples", "src_c/dense.c", "task / j->pieces * SAMPLES", "0 * task"),
+    Mutant("program, memory", "fastlrp/program.py", "if last[slot.index] == t and slot.index in live",
+           "if last[slot.index] >= t and slot.index in live"),
+    Mutant("program, steps", "fastlrp/program.py", "wanted.update(slot.index for slot in step.reads())", "pass"),
+    Mutant("program, blocks", "src_c/program.c", "j->external[i] + f->first * s->size", "j->external[i]"),
+    Mutant("program, class", "src_c/program.c", "if (!(x[c] <= x[best])) best = c;", "if (x[c] >= x[best]) best = c;"),
+    Mutant("program, place", "src_c/program.c", "z = col - w->pad_left", "z = col"),
 ]
 
 
@@ -106,7 +123,7 @@ def try_tests(folder: Path, build: bool, arguments: list[str]) -> str:
     """"survived", "caught", or "does not build"."""
     if build and not run(["setup.py", "build_ext", "--inplace"], folder):
         return "does not build"
-    tests = ["-m", "pytest", "tests/test_kernels.py", "-x", "-q", "-p", "no:cacheprovider", *arguments]
+    tests = ["-m", "pytest", "tests/test_kernels.py", "tests/test_program.py", "-x", "-q", "-p", "no:cacheprovider", *arguments]
     return "survived" if run(tests, folder) else "caught"
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import ISAS, LINEAR, WINDOWS, Draw, guarded, make_layer, relative_error, run_python
+from cases import ISAS, LINEAR, WINDOWS, Draw, assert_same_bits, guarded, make_layer, relative_error, run_python
 
 from fastlrp import _kernels
 from fastlrp.ops import NATIVE
@@ -95,6 +95,11 @@ PRODUCTS: dict[str, Verb] = {
         layer, ("+", "-"), [(d.x, "shifted", d.low), (d.x, "shifted", d.high)], ratio=(d.g, 0.125, 1.0, False)),
     "squares of ones": lambda ops, layer, d: ops.product(layer, ("square",), [(d.ones, "plain", None)]),
     "simple gamma": lambda ops, layer, d: ops.product(layer, (("gamma", 0.5),), [(d.x, "positive", None)]),
+    "raised gamma": lambda ops, layer, d: ops.product(layer, (("raised", 0.5),), [(d.x, "plain", None)], bias=d.bias),
+    "sums that are not negative": lambda ops, layer, d: ops.product(
+        layer, ("+", "-"), [(d.x, "positive", None), (d.x, "negative", None)], bias=d.bias, sign=1),
+    "sums that are not positive": lambda ops, layer, d: ops.product(
+        layer, ("+",), [(d.x, "negative", None)], bias=d.bias, sign=-1),
     "back": lambda ops, layer, d: ops.product_back(layer, [(d.g, "plain", None)], [(("w",), None)]),
     "back, ones": lambda ops, layer, d: ops.product_back(layer, [(d.g, "plain", None)], [(("one",), None)]),
     "back, factor": lambda ops, layer, d: ops.product_back(
@@ -520,6 +525,33 @@ def test_more_parts_than_kernels_take_are_refused(sides: int, parts: int) -> Non
     geometry = Geometry.dense(4, 8)
     with pytest.raises(ValueError, match=r"parts|sides|weight"):
         _kernels.Product(geometry.forward_sweeps, geometry.in_shape, geometry.out_shape, 1, sides, parts)
+
+
+@pytest.mark.parametrize("name", ["dense 40 to 33", "dense 70 to 1100", "dense 1100 to 19", "winograd", "conv 3x3"])
+def test_samples_do_not_depend_on_their_neighbours(name: str, isa: str) -> None:
+    """Few samples or many, in any place: kernels block them differently, and give the same bits."""
+    draw = Draw(3, exact=False)
+    layer = make_layer(*LINEAR[name], draw)
+    d = product_operands(layer, 70, draw)
+    for verb in ("signed parts", "back, two operands, two sides"):
+        whole = PRODUCTS[verb](NATIVE, layer, d)
+        for first, count in ((0, 1), (68, 2), (7, 3), (31, 4), (2, 9), (3, 66)):
+            rows = slice(first, first + count)
+            some = Operands(x=d.x[rows], g=d.g[rows], h=d.h[rows], low=d.low, high=d.high, bias=d.bias)
+            assert_same_bits(PRODUCTS[verb](NATIVE, layer, some), whole[rows], f"{verb}, {count} samples")
+
+
+def test_sums_keep_the_sign_that_is_promised(isa: str) -> None:
+    """Winograd's differences round: without the promise some sums of nothing but zeros come out negative."""
+    rng = np.random.default_rng(0)
+    layer = make_layer((12, 12, 32), {"out": 32, "kernel": 3, "padding": 1}, Draw(0, exact=False))
+    sparse = rng.random(layer.weight_shape) < 0.02
+    layer.weight = np.where(sparse, np.abs(rng.standard_normal(layer.weight_shape)), 0)
+    x = np.where(rng.random((4, 12, 12, 32)) < 0.2, np.abs(rng.standard_normal((4, 12, 12, 32))), 0).astype(np.float32)
+    free, kept = (NATIVE.product(layer, ("w",), [(x, "plain", None)], sign=sign) for sign in (0, 1))
+    assert free.min() < 0 <= kept.min()
+    np.testing.assert_array_equal(kept, np.maximum(free, 0))
+    np.testing.assert_array_equal(NATIVE.product(layer, ("w",), [(-x, "plain", None)], sign=-1), -kept)
 
 
 def test_products_take_the_weights_they_are_made_for() -> None:

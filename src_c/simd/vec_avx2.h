@@ -36,6 +36,12 @@ static inline vf v_sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
 static inline vf v_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
 static inline vf v_div(vf a, vf b) { return _mm256_div_ps(a, b); }
 static inline vf v_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
+/* Four sums across lanes, each ((0 + 1) + (2 + 3)) + ((4 + 5) + (6 + 7)). */
+static inline void v_sum4(const vf *v, float *out) {
+    const vf pairs = _mm256_hadd_ps(_mm256_hadd_ps(v[0], v[1]), _mm256_hadd_ps(v[2], v[3]));
+    _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1)));
+}
+#define v_sum4 v_sum4
 static inline vf v_if_negative(vf d, vf yes, vf no) {
     return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(d, _mm256_setzero_ps(), _CMP_LT_OQ));
 }
