@@ -32,6 +32,10 @@ else:
         del os.environ[SPIN]
 
 
+# Weights of a dense layer of which a transposed copy is kept: it is faster back, but larger ones are bound by memory.
+MOST_TURNED = 1 << 20
+
+
 class Native(Plain):
     """The compiled kernels: float32, C-contiguous, channels last."""
 
@@ -82,7 +86,9 @@ class Native(Plain):
         sweeps = geometry.scatter_sweeps if scatter else geometry.backward_sweeps if back else geometry.forward_sweeps
         product = _kernels.Product(sweeps, *ends, geometry.groups, len(sides), len(sides[0]))
         if geometry.is_dense:
-            return product.refer([[_as_read(filters[0, 0], part) for part in parts] for parts in sides], back)
+            turned = back and filters.size <= MOST_TURNED
+            weight = layer.packed(("turned",), _turned) if turned else filters[0, 0]
+            return product.refer([[_as_read(weight, part) for part in parts] for parts in sides], back and not turned)
         weight = np.stack([np.stack([weight_part(filters, part) for part in parts], axis=2) for parts in sides])
         if back:
             *lead, ins, outs = weight.shape
@@ -124,6 +130,11 @@ class Native(Plain):
 
     def nonnegative_samples(self, x: Array) -> Array:
         return _kernels.nonnegative_samples(x)
+
+
+def _turned(layer: Any, key: tuple[Any, ...]) -> Array:
+    """A dense layer's weights as (outputs, inputs)."""
+    return np.ascontiguousarray(layer.weight.reshape(layer.geometry.simplest.weight_shape)[0, 0].T)
 
 
 def _as_read(weight: Array, part: Part) -> tuple[Array, str]:

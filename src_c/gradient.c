@@ -15,8 +15,8 @@ typedef struct {
     const flrp_window *w;
     int64_t groups, outputs, samples, chunk;
     const float *x; /* [sample][block_h][block_w][channels], padding included */
-    const float *g; /* [sample][position][group][group_stride] */
-    int64_t block_h, block_w, group_stride;
+    const float *g, *last_g; /* [sample][position][output]; the last sample's, which may be read past its end */
+    int64_t block_h, block_w, whole; /* whole: samples before those that are read from last_g */
     float *copy_x, *copy_g; /* owned; NULL where the caller's array serves */
     int64_t *a_offsets, *b_offsets, segments, length, a_step; /* of one whole chunk */
     int64_t blocks; /* blocks of up to 6 weight rows, per group */
@@ -37,22 +37,22 @@ static void run_block(const job *j, int64_t group, int64_t first, int64_t last, 
     const flrp_window *w = j->w;
     const int lanes = j->kernels->lanes, panel = lanes * j->kernels->panel_vectors;
     const int64_t group_out = j->outputs / j->groups, positions = w->out_h * w->out_w;
-    const int64_t g_step = j->groups * j->group_stride;
+    const float *g = sample < j->whole ? j->g + sample * positions * j->outputs : j->last_g;
+    const flrp_epilogue add = {.out = j->out};
     float acc[FLRP_MAX_TILE] __attribute__((aligned(64)));
+    int64_t offsets[FLRP_MAX_ROWS];
     flrp_tile t = {.a_offsets = j->a_offsets, .b_offsets = j->b_offsets, .segments = j->segments,
-                   .length = j->length, .a_step = j->a_step, .b_step = g_step};
+                   .length = j->length, .a_step = j->a_step, .b_step = j->outputs};
     if (positions == 1) t.length = samples;
     else t.segments = samples * w->out_h;
     for (int64_t m = first; m < last; m++)
         t.a[m - first] = j->x + sample * j->block_h * j->block_w * w->channels + row_offset(j, group, m);
     for (int64_t n = 0; n < group_out; n += panel) {
         const int64_t count = flrp_min(panel, group_out - n), vectors = flrp_ceil_div(count, lanes);
-        t.b = j->g + sample * positions * g_step + group * j->group_stride + n;
+        t.b = g + group * group_out + n;
         j->kernels->tile((int)(last - first), (int)vectors, &t, acc);
-        for (int64_t m = first; m < last; m++) {
-            float *out = j->out + m * j->outputs + group * group_out + n;
-            for (int64_t i = 0; i < count; i++) out[i] += acc[(m - first) * vectors * lanes + i];
-        }
+        for (int64_t m = first; m < last; m++) offsets[m - first] = m * j->outputs + group * group_out + n;
+        j->kernels->finish(&add, 1, (int)(last - first), count, 0, acc, vectors * lanes, offsets);
     }
 }
 
@@ -61,16 +61,17 @@ static void run_task(void *context, int64_t task, int thread) {
     const int64_t rows = weight_rows(j), group = task / j->blocks, block = task % j->blocks;
     const int64_t first = rows * block / j->blocks, last = rows * (block + 1) / j->blocks;
     (void)thread;
-    for (int64_t s = 0; s < j->samples; s += j->chunk)
-        run_block(j, group, first, last, s, flrp_min(j->chunk, j->samples - s));
+    for (int64_t s = 0; s < j->whole; s += j->chunk)
+        run_block(j, group, first, last, s, flrp_min(j->chunk, j->whole - s));
+    if (j->whole < j->samples) run_block(j, group, first, last, j->whole, 1);
 }
 
 /* Segments are rows of positions; where each sample has one position, samples themselves. */
 static int plan_segments(job *j) {
     const flrp_window *w = j->w;
     const int single = w->out_h * w->out_w == 1;
-    const int64_t per_sample = j->block_h * j->block_w * w->channels, g_step = j->groups * j->group_stride;
-    const int64_t bytes = (per_sample + w->out_h * w->out_w * g_step) * (int64_t)sizeof(float);
+    const int64_t per_sample = j->block_h * j->block_w * w->channels;
+    const int64_t bytes = (per_sample + w->out_h * w->out_w * j->outputs) * (int64_t)sizeof(float);
     j->chunk = flrp_max(1, CHUNK_TARGET / bytes);
     j->segments = single ? 1 : flrp_min(j->chunk, j->samples) * w->out_h;
     j->length = single ? j->chunk : w->out_w;
@@ -80,7 +81,7 @@ static int plan_segments(job *j) {
     j->b_offsets = j->a_offsets + j->segments;
     for (int64_t i = 0; i < j->segments; i++) {
         j->a_offsets[i] = i / w->out_h * per_sample + i % w->out_h * w->stride_h * j->block_w * w->channels;
-        j->b_offsets[i] = i * w->out_w * g_step;
+        j->b_offsets[i] = i * w->out_w * j->outputs;
     }
     return FLRP_OK;
 }
@@ -108,17 +109,18 @@ static int plan_input(job *j, const float *x) {
     return FLRP_OK;
 }
 
-/* Whole vectors are loaded: each group's outputs are padded to a multiple of the lanes. */
+/* Whole vectors are loaded. What they hold beyond a group's outputs is not used, and belongs to the outputs that follow
+ * everywhere but at the end of the array: the last sample is read from a copy with room after it. */
 static int plan_gradient(job *j, const float *g) {
-    const int64_t group_out = j->outputs / j->groups, lanes = j->kernels->lanes;
-    const int64_t pixels = j->samples * j->w->out_h * j->w->out_w * j->groups;
-    j->group_stride = flrp_ceil_div(group_out, lanes) * lanes;
+    const int64_t size = j->w->out_h * j->w->out_w * j->outputs, lanes = j->kernels->lanes;
     j->g = g;
-    if (j->group_stride == group_out) return FLRP_OK;
-    j->copy_g = calloc((size_t)(pixels * j->group_stride), sizeof(float));
+    j->whole = j->samples;
+    if (j->outputs / j->groups % lanes == 0) return FLRP_OK;
+    j->copy_g = calloc((size_t)(size + lanes), sizeof(float));
     if (!j->copy_g) return FLRP_NO_MEMORY;
-    j->kernels->gather(pixels, group_out, g, 0, FLRP_PLAIN, j->copy_g, j->group_stride);
-    j->g = j->copy_g;
+    j->whole = j->samples - 1;
+    memcpy(j->copy_g, g + j->whole * size, (size_t)size * sizeof(float));
+    j->last_g = j->copy_g;
     return FLRP_OK;
 }
 

@@ -63,7 +63,7 @@ MUTANTS = [
     Mutant("packing", "fastlrp/packing.py", "packed[:, :, whole, :, :rest] = taken[..., whole * width:]",
            "packed[:, :, whole, :, :rest] = taken[..., :rest]"),
     Mutant("weight gradient", "src_c/gradient.c", "group * group_c + row % group_c", "row % group_c"),
-    Mutant("weight gradient, chunks", "src_c/gradient.c", "out[i] += acc[", "out[i] = acc["),
+    Mutant("weight gradient, chunks", "src_c/gradient.c", "j->kernels->finish(&add, 1,", "j->kernels->finish(&add, 0,"),
     Mutant("weight gradient, padding", "src_c/gradient.c", "j->block_w + w->pad_left) * c", "j->block_w) * c"),
     Mutant("channel sum", "src_c/body/pointwise.h", "for (; row < rows; row++) sums[0]",
            "for (; row + 1 < rows; row++) sums[0]"),
