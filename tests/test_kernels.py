@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from cases import ISAS, LINEAR, WINDOWS, Draw, assert_same_bits, guarded, make_layer, relative_error, run_python
 
-from fastlrp import _kernels
+from fastlrp import _kernels, ops
 from fastlrp.ops import NATIVE
 from fastlrp.reference import Plain, Reference, linear, linear_back
 from fastlrp.shapes import Geometry, Window, as_padding
@@ -539,6 +539,19 @@ def test_samples_do_not_depend_on_their_neighbours(name: str, isa: str) -> None:
             rows = slice(first, first + count)
             some = Operands(x=d.x[rows], g=d.g[rows], h=d.h[rows], low=d.low, high=d.high, bias=d.bias)
             assert_same_bits(PRODUCTS[verb](NATIVE, layer, some), whole[rows], f"{verb}, {count} samples")
+
+
+@pytest.mark.parametrize("verb", [verb for verb in PRODUCTS if verb.startswith("back")])
+@pytest.mark.parametrize("name", [name for name in LINEAR if name.startswith("dense")])
+def test_large_dense_layers_go_back_over_the_weights_as_they_lie(name: str, verb: str, isa: str,
+                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    """No transposed copy: tried on small ones."""
+    monkeypatch.setattr(ops, "MOST_TURNED", 0)
+    for layer, operands, expected, exact in product_cases(name, verb):
+        layer._packed.clear()
+        check(PRODUCTS[verb], layer, operands, expected, exact)
+        assert not any(key[0] == "turned" for key in layer._packed)
+        layer._packed.clear()
 
 
 def test_sums_keep_the_sign_that_is_promised(isa: str) -> None:

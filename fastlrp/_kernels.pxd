@@ -1,0 +1,100 @@
+# cython: language_level=3
+"""fastlrp.h as Cython sees it: that file says what everything means."""
+
+from libc.stdint cimport int32_t, int64_t
+
+cdef extern from "fastlrp.h" nogil:
+    enum:
+        FLRP_OK
+        FLRP_PLAIN, FLRP_POSITIVE, FLRP_NEGATIVE, FLRP_SHIFTED
+        FLRP_RELU, FLRP_LEAKY_RELU, FLRP_TANH, FLRP_SIGMOID, FLRP_ABS, FLRP_SOFTPLUS
+        FLRP_ISA_COUNT
+        FLRP_WIDE, FLRP_NARROW, FLRP_SCATTER, FLRP_WINOGRAD, FLRP_DENSE, FLRP_DENSE_BACK
+    ctypedef struct flrp_operand:
+        const float *data
+        const float *bound
+        int read
+    ctypedef struct flrp_ratio:
+        const float *relevance
+        float epsilon, coefficient
+        int is_signed
+    ctypedef struct flrp_epilogue:
+        float *out
+        const float *bias
+        flrp_ratio ratio
+        flrp_operand factors[2]
+        int64_t factor_period
+        int sign
+    ctypedef struct flrp_axis:
+        int64_t count, step, start, stride, taps
+        const int64_t *offsets
+    ctypedef struct flrp_dense:
+        const float *weights
+        int read
+    ctypedef struct flrp_product:
+        flrp_axis rows, cols
+        int64_t src_h, src_w, src_c, dst_h, dst_w, dst_c, groups, parts, sides
+        const float *weights
+        flrp_dense dense[2][2]
+        int form
+    ctypedef struct flrp_window:
+        int64_t in_h, in_w, channels, out_h, out_w
+        int64_t kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w
+    int flrp_supported(int isa)
+    const char *flrp_isa_name(int isa)
+    int flrp_lanes(int isa)
+    int flrp_panel_width(int isa)
+    void *flrp_allocate(int64_t bytes)
+    void flrp_init()
+    int flrp_product_run(int isa, int threads, const flrp_product *p, int64_t samples, const flrp_operand *operands,
+                         const flrp_epilogue *epilogue)
+    int flrp_weight_gradient(int isa, int threads, const flrp_window *w, int64_t groups, int64_t outputs,
+                             int64_t samples, const float *x, const float *g, float *out)
+    void flrp_channel_sum(int isa, int64_t rows, int64_t channels, const float *g, float *out)
+    void flrp_sum_pool(int isa, int threads, const flrp_window *w, int64_t samples, const float *x,
+                       const float *scale, float *out)
+    void flrp_sum_pool_backward(int isa, int threads, const flrp_window *w, int64_t samples, const float *g,
+                                const float *scale, const float *factor, float *out)
+    void flrp_max_pool(int isa, int threads, const flrp_window *w, int64_t samples, const float *x, float *out,
+                       int32_t *winner)
+    void flrp_max_pool_backward(int isa, int threads, const flrp_window *w, int64_t samples, const float *g,
+                                const int32_t *winner, float *out)
+    void flrp_ratio_map(int isa, int threads, int64_t samples, int64_t size, int64_t channels, const float *sums,
+                        int64_t sums_stride, const float *bias, const flrp_ratio *ratio, float *out)
+    void flrp_gamma_map(int isa, int threads, int64_t samples, int64_t size, int64_t channels, const float *p,
+                        const float *q, const float *z, const float *bias, float gamma, const flrp_ratio *ratio,
+                        float *a, float *b)
+    void flrp_activation(int isa, int threads, int kind, float parameter, int64_t size, const float *x, float *out)
+    void flrp_activation_backward(int isa, int threads, int kind, float parameter, int64_t size, const float *x,
+                                  const float *g, float *out)
+    int64_t flrp_fma_loop(int isa, int threads, int64_t iterations)
+    int flrp_is_nonnegative(int64_t size, const float *x)
+    enum:
+        FLRP_STEP_PRODUCT, FLRP_STEP_SUM_POOL, FLRP_STEP_SUM_POOL_BACKWARD, FLRP_STEP_MAX_POOL
+        FLRP_STEP_MAX_POOL_BACKWARD, FLRP_STEP_RATIO, FLRP_STEP_GAMMA, FLRP_STEP_ACTIVATION
+        FLRP_STEP_ACTIVATION_BACKWARD, FLRP_STEP_PICK, FLRP_STEP_AFFINE, FLRP_STEP_COMBINE, FLRP_STEP_PLACE
+    ctypedef struct flrp_slot:
+        int64_t size, offset
+    ctypedef struct flrp_source:
+        int slot, read
+        const float *bound
+    ctypedef struct flrp_step:
+        int op, kind
+        float parameter
+        flrp_source ins "in" [3]
+        flrp_source factors[2]
+        int out[2]
+        int relevance, sign
+        flrp_ratio ratio
+        const float *constants[4]
+        int64_t channels, sweeps
+        const flrp_product *product
+        const flrp_window *window
+    ctypedef struct flrp_program:
+        const flrp_step *steps
+        const flrp_slot *slots
+        int64_t count, arena
+        double work
+    int64_t flrp_program_plan(const flrp_program *p, int threads, int64_t samples, int64_t *block)
+    int flrp_program_run(int isa, int threads, const flrp_program *p, int64_t samples, float *const *external,
+                         int64_t *classes, float *arena, int64_t block)
