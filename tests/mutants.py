@@ -1,4 +1,6 @@
-"""Breaks one kernel at a time, on purpose, and sees that the tests of kernels and programs notice. Run by hand: python tests/mutants.py
+"""Breaks one kernel at a time, on purpose, and sees that the tests of kernels and programs notice.
+
+Run by hand: python tests/mutants.py
 
 Each mutant is one change of text in a copy of the tree, which is built and tested; "survived" means that no test
 failed. Arguments are handed on to pytest, as in: python tests/mutants.py -k "not random". Exit code 1 where a mutant
@@ -123,8 +125,9 @@ def try_tests(folder: Path, build: bool, arguments: list[str]) -> str:
     """"survived", "caught", or "does not build"."""
     if build and not run(["setup.py", "build_ext", "--inplace"], folder):
         return "does not build"
-    tests = ["-m", "pytest", "tests/test_kernels.py", "tests/test_program.py", "-x", "-q", "-p", "no:cacheprovider", *arguments]
-    return "survived" if run(tests, folder) else "caught"
+    tests = ["tests/test_kernels.py", "tests/test_program.py"]
+    command = ["-m", "pytest", *tests, "-x", "-q", "-p", "no:cacheprovider", *arguments]
+    return "survived" if run(command, folder) else "caught"
 
 
 def try_mutant(mutant: Mutant, folder: Path, arguments: list[str]) -> str:
