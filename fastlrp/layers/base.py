@@ -20,6 +20,7 @@ from ..shapes import Geometry, check_elements
 
 Shape = tuple[int, ...]
 
+DRAWN_AT_ONCE = 1 << 20  # initial weights: doubles beside the whole array would take more than all else
 MOST_PACKED = 32  # forms of one layer's weights kept: rules with ever new numbers must not fill the memory
 
 
@@ -183,11 +184,10 @@ class WeightedLayer(Layer):
         value, shape = real_array(value, self.dtype, f"{self.name}.{key}"), self.parameter_shapes[key]
         if value.shape != shape:
             raise ValueError(f"{self.name}.{key} must have shape {shape}, got {value.shape}")
-        self._store(key, value)
+        self._store(key, np.array(value, order="C"))
 
     def _store(self, key: str, value: Array) -> None:
-        """Own copy, read-only; whatever was packed from the old values is dropped."""
-        value = np.array(value, order="C")
+        """Keep an array that is no one else's, read-only; whatever was packed from the old values is dropped."""
         value.flags.writeable = False
         with PREPARING:
             self._parameters = {**self._parameters, key: value}
@@ -199,15 +199,14 @@ class WeightedLayer(Layer):
 
         Source: He et al. 2015, Delving Deep into Rectifiers.
         """
-        shape = self.weight_shape
-        if init == "he":
-            weight = rng.standard_normal(shape) * math.sqrt(2 / math.prod(shape[:-1]))
-        else:
-            weight = rng.standard_normal(shape)
-            while (far := np.abs(weight) > 2).any():
-                weight[far] = rng.standard_normal(int(far.sum()))
-            weight *= 0.1
-        self.weight = weight
+        weight = np.empty(self.weight_shape, self.dtype)
+        flat, deviation = weight.reshape(-1), math.sqrt(2 / math.prod(weight.shape[:-1])) if init == "he" else 0.1
+        for first in range(0, flat.size, DRAWN_AT_ONCE):
+            drawn = rng.standard_normal(min(DRAWN_AT_ONCE, flat.size - first))
+            while init != "he" and (far := np.abs(drawn) > 2).any():
+                drawn[far] = rng.standard_normal(int(far.sum()))
+            flat[first:first + drawn.size] = drawn * deviation
+        self._store("weight", weight)
         if self.use_bias:
             self.bias = np.full(self.out, 0.0 if init == "he" else 0.1)
 
@@ -240,7 +239,7 @@ class WeightedLayer(Layer):
         twin = copy.copy(self)
         twin.dtype, twin._parameters = np.dtype(dtype), {}
         for key, value in self._parameters.items():
-            twin._store(key, value.astype(dtype))
+            twin._store(key, value.astype(dtype, order="C"))
         return twin
 
     def config(self) -> dict[str, Any]:
