@@ -21,8 +21,11 @@ def _taps(kernel: tuple[int, ...]) -> slice:
 
 
 def prefers_narrow(sweep: Sweep, groups: int, channels: int, lanes: int) -> bool:
-    """Few output channels and a long line: lanes run along the columns. Chosen by shape alone."""
-    return groups == 1 and sweep.cols.step == 1 and 2 * channels <= lanes and sweep.cols.count >= lanes
+    """Lanes run along the columns of a long line where they would be empty along few channels."""
+    if groups > 1 or sweep.cols.step > 1 or sweep.cols.count < lanes or channels > 2 * lanes:
+        return False
+    wide, narrow = (-(-n // lanes) * lanes / n for n in (channels, sweep.cols.count))
+    return wide > 1.3 * narrow
 
 
 def wide(weight: Array, sweep: Sweep, groups: int, width: int) -> Array:

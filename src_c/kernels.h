@@ -35,6 +35,8 @@ typedef struct {
     /* Copy pixels of n channels, read as `read`, dst_stride apart. */
     void (*gather)(int64_t pixels, int64_t n, const float *x, const float *bound, int read, float *dst,
                    int64_t dst_stride);
+    /* dst[c * dst_stride + r] = src[r * src_stride + c] */
+    void (*transpose)(int64_t rows, int64_t cols, const float *src, int64_t src_stride, float *dst, int64_t dst_stride);
     /* F(2x2, 3x3): tiles of 4 x 4 pixels of n channels to 16 values, and 16 products to 2 x 2 outputs (winograd.h). */
     void (*winograd_input)(int64_t n, const float *x, int64_t line, float *out, int64_t plane);
     void (*winograd_output)(int vectors, const float *m, int64_t plane, int sign, float *out);

@@ -11,6 +11,7 @@
 
 #include "kernels.h"
 
+#define LINE_PIXELS 64   /* of a narrow product's line, finished together */
 #define SHORT_SEGMENT 16 /* runs shorter than this become segments of one element */
 #define MOST_SHORT 512   /* unless their offsets would crowd the L1 cache */
 #define SCRATCH_TARGET (192 * 1024) /* bytes of source rows per task: they stay in L2 beside a weight panel */
@@ -45,6 +46,11 @@ static int64_t first_source(const flrp_axis *a, int64_t i) { return i * a->step 
 
 static int inside(const flrp_axis *a, int64_t size) {
     return first_source(a, 0) >= 0 && first_source(a, a->count - 1) + span(a) <= size;
+}
+
+/* Of a narrow product's line of results: whole vectors. */
+static int64_t line_width(const job *j) {
+    return flrp_ceil_div(j->p->cols.count, j->kernels->lanes) * j->kernels->lanes;
 }
 
 /* Cut n into blocks of at most `most`, as even as can be, their number a multiple of the threads if n allows. */
@@ -92,7 +98,7 @@ static void plan_strides(job *j) {
     j->line = j->block_w * j->pixel;
     j->plane = j->block_h * j->line;
     j->image = j->plane * (narrow(p) ? p->src_c * p->parts : 1);
-    j->line_size = narrow(p) ? p->cols.count * p->dst_c * p->sides : 0;
+    j->line_size = narrow(p) ? line_width(j) * p->dst_c * (p->sides + 1) : 0;
     /* Narrow products load whole vectors past the end of a line. */
     j->scratch_size = j->block_samples * j->image + FLRP_MAX_VECTORS * j->kernels->lanes;
 }
@@ -157,17 +163,18 @@ static void copy_planes(const job *j, int64_t sample, int64_t y, float *dst) {
     const flrp_product *p = j->p;
     const int64_t x0 = first_source(&p->cols, 0), c = p->src_c, per_sample = p->src_h * p->src_w * c;
     const int64_t begin = flrp_min(flrp_max(-x0, 0), j->block_w);
-    const int64_t end = flrp_max(begin, flrp_min(j->block_w, p->src_w - x0));
-    for (int64_t plane = 0; plane < p->parts * c; plane++, dst += j->plane) {
-        const flrp_operand *o = &j->operands[plane / c];
-        for (int64_t n = 0; n < begin; n++) dst[n] = 0; /* few: memset would take longer */
-        for (int64_t n = end; n < j->block_w; n++) dst[n] = 0;
-        const int64_t i = (y * p->src_w + x0 + begin) * c + plane % c;
-        const float *x = o->data + sample * per_sample + i, *bound = o->bound ? o->bound + i : x;
-        if (o->read == FLRP_PLAIN)
-            for (int64_t n = 0; n < end - begin; n++) dst[begin + n] = x[n * c];
-        else
-            for (int64_t n = 0; n < end - begin; n++) dst[begin + n] = flrp_read(x[n * c], bound + n * c, o->read);
+    const int64_t end = flrp_max(begin, flrp_min(j->block_w, p->src_w - x0)), i = (y * p->src_w + x0 + begin) * c;
+    for (int64_t part = 0; part < p->parts; part++, dst += c * j->plane) {
+        const flrp_operand *o = &j->operands[part];
+        if (end > begin) j->kernels->transpose(end - begin, c, o->data + sample * per_sample + i, c, dst + begin, j->plane);
+        for (int64_t k = 0; k < c; k++) {
+            float *line = dst + k * j->plane;
+            for (int64_t n = 0; n < begin; n++) line[n] = 0; /* few: memset would take longer */
+            for (int64_t n = end; n < j->block_w; n++) line[n] = 0;
+            if (o->read == FLRP_PLAIN) continue;
+            for (int64_t n = begin; n < end; n++)
+                line[n] = flrp_read(line[n], o->bound ? o->bound + i + (n - begin) * c + k : 0, o->read);
+        }
     }
 }
 
@@ -264,11 +271,11 @@ static void run_panel(const job *j, const float *source, int64_t sample, int64_t
     }
 }
 
-/* Narrow: output channels are the block's rows, columns its lanes; turned into pixels, side by side, in `line`. */
-static void narrow_tiles(const job *j, const float *source, int64_t row, float *line) {
+/* Narrow: output channels are the block's rows, columns its lanes. Results go to one line of `width` floats a channel. */
+static void narrow_tiles(const job *j, const float *source, int64_t row, float *lines, int64_t width) {
     const flrp_product *p = j->p;
     const flrp_kernels *kernels = j->kernels;
-    const int64_t cols = p->cols.count, outs = p->dst_c, all = p->sides * outs;
+    const int64_t cols = p->cols.count, all = p->sides * p->dst_c;
     float acc[FLRP_MAX_TILE] __attribute__((aligned(64)));
     int64_t first, last;
     flrp_tile t = {.length = j->length, .a_step = all, .b_step = spacing(&p->cols)};
@@ -278,32 +285,41 @@ static void narrow_tiles(const job *j, const float *source, int64_t row, float *
         for (int64_t o = 0; o < all; o += kernels->narrow_rows) {
             const int64_t size = flrp_min(kernels->narrow_rows, all - o);
             const int64_t vectors = flrp_min(kernels->narrow_vectors, flrp_ceil_div(cols - c, kernels->lanes));
-            const int64_t lanes = vectors * kernels->lanes, pixels = flrp_min(lanes, cols - c);
+            const int64_t lanes = vectors * kernels->lanes;
             for (int64_t m = 0; m < size; m++)
                 t.a[m] = p->weights + o + m + (j->flat ? first * j->row_segments * all : 0);
             t.b = source + c;
             kernels->tile((int)size, (int)vectors, &t, acc);
-            for (int64_t m = 0; m < size; m++) {
-                float *pixel = line + ((o + m) / outs * cols + c) * outs + (o + m) % outs;
-                for (int64_t i = 0; i < pixels; i++) pixel[i * outs] = acc[m * lanes + i];
-            }
+            for (int64_t m = 0; m < size; m++)
+                memcpy(lines + (o + m) * width + c, acc + m * lanes, (size_t)lanes * sizeof(float));
         }
 }
 
-static void run_narrow_line(const job *j, const float *source, int64_t sample, int64_t row, float *line) {
+/* The epilogue of a line of pixels, channels together again. */
+static void finish_line(const job *j, int side, int64_t sample, int64_t row, const float *line) {
     const flrp_product *p = j->p;
     const int64_t cols = p->cols.count, outs = p->dst_c;
-    narrow_tiles(j, source, row, line);
-    for (int side = 0; side < p->sides; side++, line += cols * outs) {
-        if (p->cols.stride == 1 && !j->epilogue->bias) { /* neighbouring pixels: one run */
-            const int64_t at = destination(p, sample, row, 0);
-            j->kernels->finish(j->epilogue, side, 1, cols * outs, 0, line, cols * outs, &at);
-            continue;
-        }
-        for (int64_t c = 0; c < cols; c++) {
-            const int64_t at = destination(p, sample, row, c);
-            j->kernels->finish(j->epilogue, side, 1, outs, 0, line + c * outs, outs, &at);
-        }
+    int64_t offsets[LINE_PIXELS];
+    if (p->cols.stride == 1 && !j->epilogue->bias) { /* neighbouring pixels: one run */
+        const int64_t at = destination(p, sample, row, 0);
+        j->kernels->finish(j->epilogue, side, 1, cols * outs, 0, line, cols * outs, &at);
+        return;
+    }
+    for (int64_t c = 0; c < cols; c += LINE_PIXELS) {
+        const int64_t count = flrp_min(LINE_PIXELS, cols - c);
+        for (int64_t i = 0; i < count; i++) offsets[i] = destination(p, sample, row, c + i);
+        j->kernels->finish(j->epilogue, side, (int)count, outs, 0, line + c * outs, outs, offsets);
+    }
+}
+
+static void run_narrow_line(const job *j, const float *source, int64_t sample, int64_t row, float *scratch) {
+    const flrp_product *p = j->p;
+    const int64_t cols = p->cols.count, outs = p->dst_c, width = line_width(j);
+    float *line = scratch + p->sides * outs * width;
+    narrow_tiles(j, source, row, scratch, width);
+    for (int side = 0; side < p->sides; side++, scratch += outs * width) {
+        if (outs > 1) j->kernels->transpose(outs, cols, scratch, width, line, outs);
+        finish_line(j, side, sample, row, outs > 1 ? line : scratch);
     }
 }
 

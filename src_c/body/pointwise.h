@@ -84,6 +84,27 @@ static void gather(int64_t pixels, int64_t n, const float *x, const float *bound
         gather_run(n, x + i * n, bound ? bound + i * n : 0, read, dst + i * dst_stride);
 }
 
+/* Squares of VW x VW in registers where the instruction set has shuffles for them; edges one by one. */
+static void transpose(int64_t rows, int64_t cols, const float *src, int64_t src_stride, float *dst, int64_t dst_stride) {
+    if (rows == 1 && dst_stride == 1) {
+        for (int64_t c = 0; c < cols; c++) dst[c] = src[c];
+        return;
+    }
+    if (cols == 1 && src_stride == 1) {
+        for (int64_t r = 0; r < rows; r++) dst[r] = src[r];
+        return;
+    }
+    int64_t square_rows = 0, square_cols = 0;
+#ifdef v_transpose
+    square_rows = rows / VW * VW, square_cols = cols / VW * VW;
+    for (int64_t r = 0; r < square_rows; r += VW)
+        for (int64_t c = 0; c < square_cols; c += VW)
+            v_transpose(src + r * src_stride + c, src_stride, dst + c * dst_stride + r, dst_stride);
+#endif
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = r < square_rows ? square_cols : 0; c < cols; c++) dst[c * dst_stride + r] = src[r * src_stride + c];
+}
+
 static void ratio_map(int64_t n, int64_t channels, const float *sums, const float *bias, const flrp_ratio *r,
                       float *out) {
     if (!bias) channels = n; /* no need to stop at every pixel */

@@ -14,6 +14,7 @@ const flrp_kernels TABLE = {
     .tile = tile,
     .finish = finish,
     .gather = gather,
+    .transpose = transpose,
     .winograd_input = winograd_input,
     .winograd_output = winograd_output,
     .dense_forward = dense_forward,
