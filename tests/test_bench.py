@@ -1,0 +1,88 @@
+"""Measuring: what is printed, and that counts and rates are what they say. No speed is asserted."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import numpy as np
+import pytest
+
+import fastlrp
+from fastlrp import bench, cli
+
+
+def test_bench_prints_the_machine_and_every_kernel(capsys: pytest.CaptureFixture) -> None:
+    """A short run of `fastlrp bench`."""
+    assert cli.main(["bench", "--runs", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"fastlrp {fastlrp.__version__} on ")
+    assert f"in use: {fastlrp.cpu_info()['isa']}; threads: {fastlrp.get_num_threads()}" in printed
+    assert float(re.search(r"FMA peak, GFLOP/s: ([\d.]+) on 1 thread", printed)[1]) > 0
+    rows = re.findall(r"^(?:\d×\d, .*|dense, .*?) +\d+( +\d+\.\d +\d+%){2}$", printed, re.M)
+    assert len(rows) == len(bench.KERNELS)
+    assert "3×3, 28×28, 256 → 512" in printed and "dense, 4096 → 4096" in printed
+    for n in (1, 128):
+        assert float(re.search(rf"LeNet explanation \(zB, α1β0\), batch {n}: ([\d.]+) ms", printed)[1]) > 0
+
+
+@pytest.mark.parametrize("runs", [0, 1.5])
+def test_runs_are_counted(runs: float) -> None:
+    """At least one, and whole."""
+    with pytest.raises((TypeError, ValueError), match="runs must be"):
+        bench.run(runs)
+
+
+def test_calls_are_timed_in_turn() -> None:
+    """A B A B after warming up, each short one often enough to be measured, each long one once."""
+    made = []
+
+    def slow() -> None:
+        made.append("slow")
+        time.sleep(0.01)
+
+    times = bench.interleaved({"slow": slow, "quick": lambda: made.append("quick")}, 3, shortest=0.005)
+    order = [name for name, before in zip(made, [None, *made], strict=False) if name != before]
+    assert order == ["slow", "quick"] * 4 and made.count("slow") == 4 and made.count("quick") > 100
+    assert times["slow"].median >= times["slow"].best >= 0.01 > times["quick"].median
+
+
+def test_long_calls_are_measured_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once to warm up, then FEW times, whatever was asked for."""
+    made = []
+    monkeypatch.setattr(bench, "LONG", 0.0)
+    bench.interleaved({"call": lambda: made.append(1)}, 9, shortest=0)
+    assert len(made) == 1 + bench.FEW
+
+
+@pytest.mark.parametrize(("layer", "shape", "text", "operations"), [
+    (fastlrp.Conv2d(7, 3, padding=1), (5, 6, 4), "3×3, 5×6, 4 → 7", 2 * 5 * 6 * 7 * 9 * 4),
+    (fastlrp.Conv2d(4, (2, 1), stride=2, groups=2), (6, 5, 8), "2×1, 6×5, 8 → 4", 2 * 3 * 3 * 4 * 2 * 4),
+    (fastlrp.Linear(3), (10,), "dense, 10 → 3", 2 * 10 * 3),
+])
+def test_kernels_are_counted_and_named(layer: fastlrp.layers.WeightedLayer, shape: tuple[int, ...], text: str,
+                                       operations: int) -> None:
+    """Two operations for each multiply-add of one product; what is timed is the layer's two products."""
+    net = bench.alone(layer, shape)
+    assert bench.describe(net.weighted[0]) == text and bench.flops(net.weighted[0]) == operations
+    rates = bench.kernel_rates(net, 2, runs=1)
+    assert set(rates) == {"forward", "back"}
+    assert all(0 < rate.gflops <= rate.best_gflops and 0 < rate.of_peak <= rate.best_of_peak for rate in rates.values())
+
+
+def test_drawn_weights_keep_the_scale() -> None:
+    """He's variance, small biases, the same ones again for the same seed."""
+    one, same, other = (bench.drawn([fastlrp.Linear(300)], (400,), seed) for seed in (1, 1, 2))
+    weights = [net.weighted[0].weight for net in (one, same, other)]
+    assert weights[0].std() == pytest.approx(np.sqrt(2 / 400), rel=0.02)
+    assert one.weighted[0].bias.std() == pytest.approx(0.1, rel=0.2)
+    assert np.array_equal(weights[0], weights[1]) and not np.array_equal(weights[0], weights[2])
+
+
+def test_the_measured_lenet_is_the_one_that_is_named() -> None:
+    """1-10-25-100-10, explained with zB and α1β0."""
+    net = bench.lenet()
+    assert [layer.out for layer in net.weighted] == [10, 25, 100, 10]
+    rules = bench.deep_taylor(1.0).resolve(net)
+    weighted = [rule for layer, rule in zip(net.layers, rules, strict=True) if layer in net.weighted]
+    assert weighted == [fastlrp.rules.ZBox(-1.0, 1.0), *[fastlrp.rules.AlphaBeta(1.0, 0.0)] * 3]
