@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import re
 import time
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,3 +90,51 @@ def test_the_measured_lenet_is_the_one_that_is_named() -> None:
     rules = bench.deep_taylor(1.0).resolve(net)
     weighted = [rule for layer, rule in zip(net.layers, rules, strict=True) if layer in net.weighted]
     assert weighted == [fastlrp.rules.ZBox(-1.0, 1.0), *[fastlrp.rules.AlphaBeta(1.0, 0.0)] * 3]
+
+
+# ---- the scripts in bench/ ----
+
+@pytest.fixture
+def scripts(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Imports bench/'s modules by name."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "bench"))
+    return importlib.import_module
+
+
+def measured_rows(rows: Any) -> list[Any]:
+    """One row with a peer and a goal, one without, and one of each other kind."""
+    return [rows.Row("LeNet zB + α1β0", 128, 0.05, 0.04, 90.0, 0.5, "zennit", 1.0, 0.9, 20.0, 15.0, True),
+            rows.Row("LeNet forward", 128, 0.05, 0.04, 90.0, 0.5),
+            rows.KernelRow("3×3, 28×28, 256 → 512", 256, 4, "back", 60.0, 62.0, 0.6, 0.62, 0.7, False),
+            rows.ScaleRow("VGG-16 EpsilonPlusFlat, batch 16: peak memory", "MB", 1400.0, "zennit", 5600.0, 16,
+                          "under 1.5 GB", True)]
+
+
+def test_tables_say_what_was_reached(scripts: Any) -> None:
+    """Goals by instruction set; figures with three digits; a dash where there is no peer."""
+    rows = scripts("rows")
+    found = [rows.line(row) for row in measured_rows(rows)]
+    assert "| 0.0500 (0.0400) | zennit | 1.00 (0.900) | 20.0 | 15: reached |" in found[0]
+    assert "| – | – (–) | – |  |" in found[1]
+    assert "| 60% (62%) | 70%: missed |" in found[2]
+    assert "| 1400 MB | zennit 5600 | under 1.5 GB: reached |" in found[3]
+    assert [rows.goal(rows.FASTER["VGG-16 forward", 4], isa) for isa in ("amx", "avx512", "avx2")] == [1.5, 1.0, None]
+    assert rows.goal(rows.FASTER["LeNet training", 50], "avx2") == 2.0
+
+
+def test_figures_are_written_and_read(scripts: Any, tmp_path: Path) -> None:
+    """JSON to rows and back, into the README between its marks, and into both pictures."""
+    harness, peers, plots, rows = (scripts(name) for name in ("harness", "peers", "plots", "rows"))
+    found = measured_rows(rows)
+    about = {"cpu": "a processor", "isa": "avx2", "threads": 2, "fma_peak_gflops": 180.0, "peers": {"zennit": "0.5"}}
+    kinds = {name: [dataclasses.asdict(row) for row in some] for name, some in peers.by_kind(found).items()}
+    harness.write_json(tmp_path / "figures.json", {"machine": about, **kinds})
+    assert peers.read(tmp_path / "figures.json") == (about, found)
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{peers.BEGIN}\nold\n{peers.END}\nafter\n")
+    peers.update_readme(readme, peers.readme_text(found, about))
+    text = readme.read_text()
+    assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
+    assert "| LeNet forward | 128 |" in text and "share of the FMA peak: 60% to 60% back." in text
+    plots.draw(found, about, tmp_path)
+    assert min((tmp_path / name).stat().st_size for name in ("speed.png", "batches.png")) > 5000
