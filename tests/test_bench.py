@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tqdm import tqdm
 
 import fastlrp
 from fastlrp import bench, cli
+from fastlrp.ops import NATIVE
 
 
 def test_bench_prints_the_machine_and_every_kernel(capsys: pytest.CaptureFixture) -> None:
@@ -138,3 +140,34 @@ def test_figures_are_written_and_read(scripts: Any, tmp_path: Path) -> None:
     assert "| LeNet forward | 128 |" in text and "share of the FMA peak: 60% to 60% back." in text
     plots.draw(found, about, tmp_path)
     assert min((tmp_path / name).stat().st_size for name in ("speed.png", "batches.png")) > 5000
+
+
+def test_accuracy_sees_a_wrong_kernel(scripts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products and maps of a LeNet pass, and do not with an error of 0.01%."""
+    accuracy = scripts("accuracy")
+    monkeypatch.setattr(accuracy, "IMAGES", 1)
+    net = bench.lenet()
+
+    def verdicts() -> list[bool]:
+        lines = accuracy.map_lines("LeNet", net, accuracy.compare_maps(net, tqdm(disable=True)))
+        return [*(ok for _, ok in lines), accuracy.product_line("LeNet", net.weighted[1])[1]]
+    assert verdicts() == [True] * 5
+    right = NATIVE.product_back
+
+    def wrong(*arguments: Any) -> np.ndarray:
+        out = right(*arguments)
+        out.ravel()[::2] *= np.float32(1.0001)
+        return out
+    monkeypatch.setattr(NATIVE, "product_back", wrong)
+    assert verdicts() == [False] * 5
+
+
+def test_winners_can_be_imposed(scripts: Any) -> None:
+    """Where a pool's inputs tie, relevance goes where the given winners say; values stay the backend's."""
+    accuracy = scripts("accuracy")
+    net = bench.drawn([fastlrp.MaxPool2d(2), fastlrp.Flatten(), fastlrp.Linear(1)], (2, 2, 1))
+    x = np.ones((1, 2, 2, 1), np.float32)
+    for tap in range(4):
+        trace = net.trace(x, ops=accuracy.Imposed(NATIVE, [np.full((1, 1, 1, 1), tap, np.int32)]))
+        back = accuracy.relevance(net, trace, fastlrp.composites.EpsilonPlus(), np.zeros(1, np.int64))
+        assert trace.values[1].item() == 1 and np.flatnonzero(back).tolist() == [tap]
