@@ -54,8 +54,9 @@ def memory(key: str) -> float:
 
 
 def forget_peak() -> None:
-    """"VmHWM" starts anew from what is resident now, where the system allows it (proc(5), clear_refs)."""
-    Path("/proc/self/clear_refs").write_text("5")
+    """"VmHWM" starts anew from what is resident now (proc(5), clear_refs), on systems that have it."""
+    if (marks := Path("/proc/self/clear_refs")).exists():
+        marks.write_text("5")
 
 
 def machine() -> dict[str, Any]:
