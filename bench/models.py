@@ -1,57 +1,123 @@
-"""The networks that are measured, in fastlrp and, with the same weights, in PyTorch for its own runs and zennit's."""
+"""The networks and composites that are measured, in fastlrp and, with the same weights, in PyTorch and zennit.
+
+Arrays are channels last, (N, H, W, C), in fastlrp; (N, C, H, W) in PyTorch.
+"""
 
 from __future__ import annotations
 
 import sys
 import types
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 import fastlrp
-from fastlrp.composites import Uniform
-from fastlrp.rules import AlphaBeta, ZBox
+from fastlrp import bench, rules
+from fastlrp.composites import Composite, EpsilonAlpha2Beta1Flat, EpsilonGammaBox, EpsilonPlusFlat
 
-NETWORKS: dict[str, tuple[Callable[[], list[Any]], tuple[int, ...]]] = {
-    "LeNet": (lambda: [fastlrp.Conv2d(10, 5), fastlrp.ReLU(), fastlrp.AvgPool2d(2),
-                       fastlrp.Conv2d(25, 5), fastlrp.ReLU(), fastlrp.AvgPool2d(2),
-                       fastlrp.Conv2d(100, 4), fastlrp.ReLU(), fastlrp.Flatten(), fastlrp.Linear(10)], (28, 28, 1)),
-    "MLP": (lambda: [fastlrp.Flatten(), fastlrp.Linear(300), fastlrp.ReLU(), fastlrp.Linear(100), fastlrp.ReLU(),
-                     fastlrp.Linear(10)], (28, 28, 1)),
+VGG16 = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool", 512, 512, 512, "pool", 512, 512, 512, "pool")
+
+
+def vgg16_layers(shrink: int = 1) -> list[Any]:
+    """VGG-16 (Simonyan and Zisserman 2015); `shrink` divides all its channel counts."""
+    layers: list[Any] = []
+    for entry in VGG16:
+        if isinstance(entry, str):
+            layers.append(fastlrp.MaxPool2d(2))
+        else:
+            layers += [fastlrp.Conv2d(entry // shrink, 3, padding=1), fastlrp.ReLU()]
+    return [*layers, fastlrp.Flatten(), fastlrp.Linear(4096 // shrink), fastlrp.ReLU(),
+            fastlrp.Linear(4096 // shrink), fastlrp.ReLU(), fastlrp.Linear(1000 // shrink)]
+
+
+def vgg16(size: int = 224, shrink: int = 1) -> fastlrp.Network:
+    """With random weights, for size × size × 3 inputs."""
+    return bench.drawn(vgg16_layers(shrink), (size, size, 3))
+
+
+def mlp() -> fastlrp.Network:
+    return bench.drawn([fastlrp.Flatten(), fastlrp.Linear(300), fastlrp.ReLU(), fastlrp.Linear(100), fastlrp.ReLU(),
+                        fastlrp.Linear(10)], (28, 28, 1))
+
+
+NETWORKS: dict[str, Callable[[], fastlrp.Network]] = {"LeNet": bench.lenet, "MLP": mlp}
+
+
+@lru_cache(maxsize=1)  # VGG-16's rows follow each other, and its weights take seconds to draw
+def network(name: str, size: int = 224) -> fastlrp.Network:
+    """A network by name; `size` is that of VGG-16's input."""
+    return vgg16(size) if name == "VGG-16" else NETWORKS[name]()
+
+
+def title(name: str, size: int) -> str:
+    """A network's name in tables: VGG-16 for smaller inputs is something else."""
+    return f"VGG-16 at {size}" if name == "VGG-16" and size != 224 else name
+
+# By name, from the bound of the pixels' absolute values.
+COMPOSITES: dict[str, Callable[[float], Composite]] = {
+    "zB + α1β0": bench.deep_taylor,
+    "EpsilonPlusFlat": lambda bound: EpsilonPlusFlat(),
+    "EpsilonGammaBox": lambda bound: EpsilonGammaBox(-bound, bound),
+    "EpsilonAlpha2Beta1Flat": lambda bound: EpsilonAlpha2Beta1Flat(),
 }
 
-# zB for inputs in [-1, 1] in the first layer, α1β0 above. zennit's ZPlus is its fastest form of α1β0.
-COMPOSITE = Uniform(AlphaBeta(1.0, 0.0), first=ZBox(-1.0, 1.0))
+
+def bound(net: fastlrp.Network) -> float:
+    """No pixel of `images` lies beyond: ±1 for digits, ±3 standard deviations for normalised photographs."""
+    return 3.0 if net.input_shape[-1] == 3 else 1.0
 
 
-def network(name: str) -> fastlrp.Network:
-    layers, shape = NETWORKS[name]
-    return fastlrp.Network(layers(), shape, seed=1)
-
-
-def images(n: int, shape: tuple[int, ...]) -> np.ndarray:
-    return np.random.default_rng(0).uniform(-1, 1, (n, *shape)).astype(np.float32)
+def images(n: int, net: fastlrp.Network) -> np.ndarray:
+    """Seeded inputs; the first of them do not depend on n. Photographs' pixels are normal, digits' uniform."""
+    rng, limit = np.random.default_rng(0), bound(net)
+    if net.input_shape[-1] == 3:
+        return rng.standard_normal((n, *net.input_shape), np.float32).clip(-limit, limit)
+    return rng.uniform(-limit, limit, (n, *net.input_shape)).astype(np.float32)
 
 
 def flops(net: fastlrp.Network) -> float:
-    """Floating-point operations of one sample's forward pass: two per multiply-add."""
-    return sum(2.0 * np.prod(layer.out_shape) * np.prod(layer.filters.shape[:3]) for layer in net.weighted)
+    """Operations of one sample's forward pass: two for each multiply-add."""
+    return sum(bench.flops(layer) for layer in net.weighted)
+
+
+def explanation_flops(net: fastlrp.Network, composite: Composite) -> float:
+    """The same of an explanation: for each layer, the fewest products that its rule needs, the forward pass's too."""
+    total, resolved = 0.0, composite.resolve(net)
+    for layer, rule in zip(net.layers, resolved, strict=True):
+        if not isinstance(layer, fastlrp.layers.WeightedLayer):
+            continue
+        needed = 3  # forward, the denominators' sum, back; ZBox has z, but goes back by W⁺ and by W⁻
+        if isinstance(rule, (rules.Epsilon, rules.Flat)):
+            needed = 2  # the forward pass has the sums, or they do not depend on the input
+        elif isinstance(rule, rules.AlphaBeta) and rule.beta:
+            needed = 4  # forward, one of the two sums, back from both
+        total += needed * bench.flops(layer)
+    return total
+
+
+def channels_first(x: np.ndarray) -> Any:
+    """A batch as PyTorch's (N, C, H, W)."""
+    import torch
+    return torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
 
 
 def torch_twin(net: fastlrp.Network) -> Any:
     """The same network in PyTorch (NCHW), with the same weights."""
     import torch
+    from torch.nn.utils import skip_init
     modules: list[Any] = []
     shape = net.input_shape
     order = None  # of the rows of a dense layer that follows Flatten: (H, W, C) here, (C, H, W) there
     for layer in net.layers:
         kind = type(layer).__name__
         if kind == "Conv2d":
-            module: Any = torch.nn.Conv2d(shape[2], layer.out, layer.kernel, layer.stride, layer.padding[0][0])
+            module: Any = skip_init(torch.nn.Conv2d, shape[2], layer.out, layer.kernel, layer.stride,
+                                    layer.padding[0][0])
             set_parameters(module, layer.weight.transpose(3, 2, 0, 1), layer.bias)
         elif kind == "Linear":
-            module = torch.nn.Linear(shape[0], layer.out)
+            module = skip_init(torch.nn.Linear, shape[0], layer.out)
             set_parameters(module, (layer.weight if order is None else layer.weight[order]).T, layer.bias)
             order = None
         elif kind == "Flatten":
@@ -73,28 +139,43 @@ def set_parameters(module: Any, weight: np.ndarray, bias: np.ndarray) -> None:
         module.bias.copy_(torch.from_numpy(bias.copy()))
 
 
-def zennit_explainer(module: Any, shape: tuple[int, ...]) -> Callable[[Any], Any]:
-    """zennit's run of COMPOSITE: hooks registered once, parameters frozen. Takes and gives (N, C, H, W) tensors."""
-    import torch
+def import_zennit() -> Any:
+    """zennit.composites. zennit imports torchvision for the names of two classes, which stand-ins have as well."""
     stand_in = types.ModuleType("torchvision.models.resnet")
     stand_in.BasicBlock = stand_in.Bottleneck = type("Block", (), {})  # type: ignore[attr-defined]
     for name in ("torchvision", "torchvision.models"):
         sys.modules.setdefault(name, types.ModuleType(name))
     sys.modules.setdefault("torchvision.models.resnet", stand_in)
-    from zennit.composites import SpecialFirstLayerMapComposite
-    from zennit.rules import Norm, Pass, ZPlus
-    from zennit.rules import ZBox as ZennitBox
-    from zennit.types import Activation, AvgPool
-    from zennit.types import Linear as AnyLinear
+    from zennit import composites
+    return composites
 
+
+def zennit_composite(name: str, limit: Any) -> Any:
+    """zennit's form of COMPOSITES[name], for inputs between −limit and limit, a tensor of a sample's shape."""
+    composites = import_zennit()
+    if name == "EpsilonGammaBox":
+        return composites.EpsilonGammaBox(low=-limit, high=limit)
+    if name != "zB + α1β0":
+        return getattr(composites, name)()
+    from zennit.rules import Norm, Pass, ZBox, ZPlus
+    from zennit.types import Activation, AvgPool, Linear
+    return composites.SpecialFirstLayerMapComposite(  # ZPlus is zennit's fastest form of α1β0
+        layer_map=[(Activation, Pass()), (AvgPool, Norm()), (Linear, ZPlus())],
+        first_map=[(Linear, ZBox(low=-limit, high=limit))])
+
+
+def zennit_explainer(module: Any, net: fastlrp.Network, name: str) -> Callable[[Any], Any]:
+    """zennit's run of COMPOSITES[name] on the twin of `net`: hooks registered once, parameters frozen.
+
+    Takes and gives (N, C, H, W) tensors; the class explained is the predicted one.
+    """
+    import torch
     module = module.requires_grad_(False)
-    channels, height, width = shape[2], shape[0], shape[1]
-    bound = torch.ones(1, channels, height, width)
+    height, width, channels = net.input_shape
+    limit = torch.full((1, channels, height, width), bound(net))
     if isinstance(module[0], torch.nn.Flatten):
-        bound = bound.flatten(1)
-    SpecialFirstLayerMapComposite(
-        layer_map=[(Activation, Pass()), (AvgPool, Norm()), (AnyLinear, ZPlus())],
-        first_map=[(AnyLinear, ZennitBox(low=-bound, high=bound))]).register(module)
+        limit = limit.flatten(1)
+    zennit_composite(name, limit).register(module)
 
     def run(x: Any) -> Any:
         x = x.detach().requires_grad_(True)

@@ -1,0 +1,162 @@
+"""What a run finds: rows of three kinds, what each should reach, and their tables.
+
+A row carries its goal, if there is one for the instruction set in use, and whether it was reached.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+ANY = "any"  # instruction set
+
+# How many times faster than the fastest peer: (work, batch) to instruction set to factor.
+FASTER: dict[tuple[str, int], dict[str, float]] = {
+    ("VGG-16 forward", 4): {"amx": 1.5, "avx512": 1.0},
+    ("VGG-16 EpsilonPlusFlat", 1): {"amx": 4.5},
+    ("VGG-16 EpsilonPlusFlat", 4): {"amx": 6.0, "avx512": 4.0},
+    ("VGG-16 EpsilonPlusFlat", 16): {"amx": 6.0},
+    ("VGG-16 EpsilonGammaBox", 4): {"amx": 10.0},
+    ("VGG-16 EpsilonAlpha2Beta1Flat", 4): {"amx": 7.0},
+    ("LeNet zB + α1β0", 1): {ANY: 40.0},
+    ("LeNet zB + α1β0", 128): {ANY: 15.0},
+    ("LeNet zB + α1β0", 1024): {ANY: 15.0},
+    ("MLP zB + α1β0", 1): {ANY: 12.0},
+    ("MLP zB + α1β0", 128): {ANY: 5.0},
+    ("MLP zB + α1β0", 1024): {ANY: 4.0},
+    ("LeNet training", 50): {ANY: 2.0},
+    ("LeNet training", 128): {ANY: 2.0},
+}
+# 3×3 kernels from WIDE channels on: GFLOP/s over the FMA peak of the same run.
+WIDE = 64
+OF_PEAK: dict[str, float] = {"amx": 1.3, "avx512": 0.7, "avx2": 0.7}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a run's rows share."""
+
+    isa: str
+    peak: float  # FMA peak, FLOP/s
+    size: int = 224  # of VGG-16's input
+
+    @property
+    def standard(self) -> bool:
+        """Whether VGG-16 is the one that goals are for."""
+        return self.size == 224
+
+
+@dataclass(frozen=True)
+class Job:
+    """A named piece of work that yields rows as they are measured."""
+
+    name: str
+    rows: Callable[[], Iterator[Any]]
+
+
+def goal(figures: dict[str, float], isa: str) -> float | None:
+    return figures.get(isa, figures.get(ANY))
+
+
+def number(value: float | None) -> str:
+    """Three digits that count, without an exponent; a dash for what was not measured."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}" if value else "0"
+
+
+def verdict(at_least: str, reached: bool | None) -> str:
+    """A table's cell: the goal and whether it was reached, or nothing."""
+    return "" if reached is None else f"{at_least}: {'reached' if reached else 'missed'}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """fastlrp beside one peer. Milliseconds are per image."""
+
+    work: str
+    batch: int
+    ms: float
+    best_ms: float
+    gflops: float
+    of_peak: float
+    peer: str = "–"
+    peer_ms: float | None = None
+    peer_best_ms: float | None = None
+    ratio: float | None = None  # of medians: how many times faster fastlrp is
+    at_least: float | None = None  # of the ratio
+    reached: bool | None = None
+
+    def cells(self) -> list[Any]:
+        return [self.work, self.batch, f"{number(self.ms)} ({number(self.best_ms)})", self.peer,
+                f"{number(self.peer_ms)} ({number(self.peer_best_ms)})", number(self.ratio),
+                verdict(f"{self.at_least:g}" if self.at_least else "", self.reached), number(self.gflops),
+                f"{self.of_peak:.0%}"]
+
+
+@dataclass(frozen=True)
+class KernelRow:
+    """One product of one layer, at the median of its runs."""
+
+    kernel: str
+    channels: int  # of its input
+    batch: int
+    direction: str
+    gflops: float
+    best_gflops: float
+    of_peak: float
+    best_of_peak: float
+    at_least: float | None = None  # of the FMA peak, at the median
+    reached: bool | None = None
+
+    def cells(self) -> list[Any]:
+        return [self.kernel, self.batch, self.direction, f"{number(self.gflops)} ({number(self.best_gflops)})",
+                f"{self.of_peak:.0%} ({self.best_of_peak:.0%})",
+                verdict(f"{self.at_least:.0%}" if self.at_least else "", self.reached)]
+
+
+@dataclass(frozen=True)
+class ScaleRow:
+    """Threads and memory: fastlrp's figure, a peer's where it is measured too, and the goal in words."""
+
+    what: str
+    unit: str
+    value: float
+    peer: str = ""
+    peer_value: float | None = None
+    batch: int = 0  # 0: does not matter
+    at_least: str = ""
+    reached: bool | None = None
+
+    def cells(self) -> list[Any]:
+        there = f"{self.peer} {number(self.peer_value)}" if self.peer else ""
+        return [self.what, f"{number(self.value)} {self.unit}", there, verdict(self.at_least, self.reached)]
+
+
+HEADS: dict[type, str] = {
+    Row: "work | batch | fastlrp ms (best) | peer | peer ms (best) | times faster | at least | GFLOP/s | of FMA peak",
+    KernelRow: "kernel | batch | direction | GFLOP/s (best) | of FMA peak (best) | at least",
+    ScaleRow: "scale | fastlrp | peer | at least",
+}
+
+
+def line(row: Any) -> str:
+    return f"| {' | '.join(map(str, row.cells()))} |"
+
+
+def table(rows: Sequence[Any]) -> str:
+    """A Markdown table of rows of one kind."""
+    head = HEADS[type(rows[0])]
+    return "\n".join([f"| {head} |", "|" + "---|" * (head.count("|") + 1), *map(line, rows)])
+
+
+def kernel_summary(rows: Iterable[KernelRow]) -> str:
+    """One sentence about the 3×3 kernels from WIDE channels on."""
+    wide = [row for row in rows if row.kernel.startswith("3×3") and row.channels >= WIDE]
+    spans = []
+    for direction in ("forward", "back"):
+        if shares := [row.of_peak for row in wide if row.direction == direction]:
+            spans.append(f"{min(shares):.0%} to {max(shares):.0%} {direction}")
+    return f"3×3 kernels of VGG-16, share of the FMA peak: {', '.join(spans)}." if spans else ""

@@ -1,0 +1,210 @@
+"""`fastlrp bench`: what this machine can do, and what share of it the kernels reach.
+
+Times are seconds, rates FLOP/s (a multiply-add counts as two). Nothing here checks results or knows of other
+libraries: the repository's bench/ does, with the same ways to measure.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from . import _kernels
+from ._version import __version__
+from .composites import Composite, Uniform
+from .layers import AvgPool2d, Conv2d, Flatten, Layer, Linear, ReLU, WeightedLayer
+from .network import Network
+from .ops import cpu_info, get_num_threads
+from .rules import AlphaBeta, ZBox
+from .shapes import as_size
+
+ITERATIONS = 1_000_000  # of the loop of multiply-adds in one call: about two milliseconds
+LONG, FEW = 4.0, 3  # calls that take more seconds in turn than this are measured this often at most
+
+# (layer, shape of its input, batch): convolutions as in VGG-16, dense layers for one sample and for a batch, LeNet's
+KERNELS: list[tuple[Layer, tuple[int, ...], int]] = [
+    (Conv2d(64, 3, padding=1), (56, 56, 64), 1),
+    (Conv2d(128, 3, padding=1), (56, 56, 128), 1),
+    (Conv2d(256, 3, padding=1), (28, 28, 256), 1),
+    (Conv2d(512, 3, padding=1), (28, 28, 256), 1),
+    (Conv2d(512, 3, padding=1), (14, 14, 512), 1),
+    (Linear(4096), (4096,), 1),
+    (Linear(4096), (4096,), 16),
+    (Conv2d(10, 5), (28, 28, 1), 128),
+    (Conv2d(25, 5), (12, 12, 10), 128),
+    (Conv2d(100, 4), (4, 4, 25), 128),
+]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one call."""
+
+    median: float
+    best: float
+
+
+def interleaved(calls: Mapping[str, Callable[[], Any]], runs: int = 7, *, shortest: float = 0.02, pause: float = 0.0,
+                label: str = "") -> dict[str, Timing]:
+    """Time several calls in turn, A B A B ..., so that a drifting machine treats them alike.
+
+    Every call is made once to warm up. A measurement repeats a short call until `shortest` seconds have passed, after
+    `pause` seconds of rest; there are `runs` of each, or FEW where they take long. Over two seconds, a progress bar.
+    """
+    with tqdm(total=(runs + 1) * len(calls), desc=label, unit="run", leave=False, delay=2) as bar:
+        def timed(call: Callable[[], Any], count: int) -> float:
+            time.sleep(pause)
+            start = time.perf_counter()
+            for _ in range(count):
+                call()
+            return (time.perf_counter() - start) / count
+
+        warm = {}
+        for name, call in calls.items():
+            warm[name] = timed(call, 1)
+            bar.update()
+        # The first call prepared what later ones find ready: short ones are called again to know how short.
+        counts = {name: 1 if warm[name] > shortest else max(1, int(shortest / max(timed(call, 1), 1e-9)))
+                  for name, call in calls.items()}
+        runs = min(runs, FEW) if sum(warm.values()) > LONG else runs
+        bar.total = (runs + 1) * len(calls)
+        times: dict[str, list[float]] = {name: [] for name in calls}
+        for _ in range(runs):
+            for name, call in calls.items():
+                times[name].append(timed(call, counts[name]))
+                bar.update()
+    return {name: Timing(statistics.median(found), min(found)) for name, found in times.items()}
+
+
+def fma_peak(threads: int, runs: int = 7) -> float:
+    """Multiply-adds in registers alone, in FLOP/s, on `threads` threads: what no kernel of this kind can pass."""
+    operations = _kernels.fma_loop(ITERATIONS, threads)
+    return operations / interleaved({"peak": lambda: _kernels.fma_loop(ITERATIONS, threads)}, runs)["peak"].best
+
+
+def processor() -> str:
+    """The processor's name."""
+    if (info := Path("/proc/cpuinfo")).exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def drawn(layers: list[Layer], shape: tuple[int, ...], seed: int = 1) -> Network:
+    """A network with random weights (He et al. 2015) and small biases."""
+    net, rng = Network(layers, shape, init=None), np.random.default_rng(seed)
+    for layer in net.weighted:
+        weight = rng.standard_normal(layer.weight_shape, np.float32)
+        weight *= math.sqrt(2 / math.prod(layer.weight_shape[:-1]))
+        layer.weight = weight
+        del weight  # before the next one is drawn: VGG-16's largest has 400 MB
+        if layer.use_bias:
+            layer.bias = np.float32(0.1) * rng.standard_normal(layer.out, np.float32)
+    return net
+
+
+def lenet() -> Network:
+    """The LeNet that is measured: 1-10-25-100-10 on 28 × 28 pixels in [−1, 1]."""
+    return drawn([Conv2d(10, 5), ReLU(), AvgPool2d(2), Conv2d(25, 5), ReLU(), AvgPool2d(2), Conv2d(100, 4), ReLU(),
+                  Flatten(), Linear(10)], (28, 28, 1))
+
+
+def deep_taylor(bound: float) -> Composite:
+    """zB for pixels in [−bound, bound], α1β0 above."""
+    return Uniform(AlphaBeta(1.0, 0.0), first=ZBox(-bound, bound))
+
+
+def alone(layer: Layer, shape: tuple[int, ...]) -> Network:
+    """A network of one layer like this one."""
+    return drawn([type(layer)(**layer.config())], shape)
+
+
+def flops(layer: WeightedLayer) -> float:
+    """Operations of one product (forward or back) of one sample."""
+    return 2.0 * math.prod(layer.out_shape) * math.prod(layer.geometry.weight_shape[:3])
+
+
+def describe(layer: WeightedLayer) -> str:
+    """As "3×3, 56×56, 64 → 128" or "dense, 4096 → 1000"."""
+    if isinstance(layer, Conv2d):
+        height, width, channels = layer.in_shape
+        return f"{layer.kernel[0]}×{layer.kernel[1]}, {height}×{width}, {channels} → {layer.out}"
+    return f"dense, {layer.in_shape[0]} → {layer.out}"
+
+
+def products(net: Network, n: int) -> dict[str, Callable[[], None]]:
+    """Calls of a one-layer network's product and product back for n samples, without anything around them."""
+    layer, rng = net.weighted[0], np.random.default_rng(0)
+    x, y = (rng.standard_normal((n, *shape), np.float32) for shape in (layer.in_shape, layer.out_shape))
+    into_y, into_x = np.empty_like(y), np.empty_like(x)
+
+    def forward(ops: Any, inputs: Mapping[Any, Any], classes: Any) -> dict[Any, Any]:
+        return {"out": layer.forward(ops, inputs["in"])[0]}
+
+    def back(ops: Any, inputs: Mapping[Any, Any], classes: Any) -> dict[Any, Any]:
+        return {"out": layer.backward(ops, inputs["in"], inputs["in"], None)}  # linear: any input will do
+
+    return {"forward": lambda: net.run(forward, "bench forward", {"in": x}, {"out": into_y}),
+            "back": lambda: net.run(back, "bench back", {"in": y}, {"out": into_x})}
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A kernel's speed at the median of its runs and at the best, and both as shares of the FMA peak."""
+
+    gflops: float
+    best_gflops: float
+    of_peak: float
+    best_of_peak: float
+
+
+def kernel_rates(net: Network, n: int, runs: int = 7, pause: float = 0.0) -> dict[str, Rate]:
+    """Rates of "forward" and "back" of a one-layer network, in turn with the FMA peak on as many threads.
+
+    The peak is the best of its runs: it is a limit, and a disturbed one would flatter the kernels.
+    """
+    threads, layer = get_num_threads(), net.weighted[0]
+    times = interleaved({"peak": lambda: _kernels.fma_loop(ITERATIONS, threads), **products(net, n)}, runs,
+                        pause=pause, label=describe(layer))
+    limit, operations = _kernels.fma_loop(ITERATIONS, threads) / times.pop("peak").best, n * flops(layer)
+    rates = {name: (operations / t.median, operations / t.best) for name, t in times.items()}
+    return {name: Rate(median / 1e9, best / 1e9, median / limit, best / limit)
+            for name, (median, best) in rates.items()}
+
+
+def run(runs: int = 7, say: Callable[[str], Any] = print) -> None:
+    """Measure and print: the machine, its peak, kernels by shape, a LeNet explanation. `runs`: of each measurement."""
+    runs, info = as_size(runs, "runs"), cpu_info()
+    say(f"fastlrp {__version__} on {processor()}")
+    say(f"instruction sets: {', '.join(info['available'])}; in use: {info['isa']}; threads: {info['threads']}")
+    peaks = {n: fma_peak(n, runs) for n in sorted({1, info["threads"]})}
+    say("FMA peak, GFLOP/s: " + ", ".join(f"{peak / 1e9:.1f} on {n} thread{'s' * (n > 1)}"
+                                          for n, peak in peaks.items()))
+    lines = [f"\n{'kernel':<26}{'batch':>6}{'forward':>18}{'back':>18}", " " * 32 + 2 * f"{'GFLOP/s  of peak':>18}"]
+    with tqdm(total=len(KERNELS) + 2, desc="measuring", leave=False) as bar:
+        for layer, shape, n in KERNELS:
+            net = alone(layer, shape)
+            columns = "".join(f"{r.gflops:>9.1f}{r.of_peak:>9.0%}" for r in kernel_rates(net, n, runs).values())
+            lines.append(f"{describe(net.weighted[0]):<26}{n:>6}{columns}")
+            bar.update()
+        for n in (1, 128):
+            lines.append(f"LeNet explanation (zB, α1β0), batch {n}: {_lenet_seconds(n, runs) * 1e3:.3f} ms")
+            bar.update()
+    say("\n".join(lines))
+
+
+def _lenet_seconds(n: int, runs: int) -> float:
+    """Seconds of one explanation of n samples: the median."""
+    net, composite = lenet(), deep_taylor(1.0)
+    x = np.random.default_rng(0).uniform(-1, 1, (n, *net.input_shape)).astype(np.float32)
+    return interleaved({"explain": lambda: net.explain(x, composite=composite)}, runs)["explain"].median
