@@ -37,7 +37,7 @@ MUTANTS = [
     Mutant("tile, row tails", "src_c/body/tile.h", "x = v_set1(a[m][i])", "x = v_set1(a[m == 5 ? 4 : m][i])"),
     Mutant("epilogue, bias", "src_c/body/pointwise.h", "load_some(e->bias + channel + j, left)",
            "load_some(e->bias + j, left)"),
-    Mutant("epilogue, factor's bound", "src_c/body/pointwise.h", "f->bound + i % e->factor_period", "f->bound + i"),
+    Mutant("epilogue, factor's bound", "src_c/body/pointwise.h", "f->bound + offsets[m] % e->factor_period", "f->bound + offsets[m]"),
     Mutant("epilogue, sides", "src_c/body/pointwise.h", "if (side) v = v_add(", "if (side && left >= VW) v = v_add("),
     Mutant("epilogue, tails", "src_c/body/pointwise.h", "store_some(out + j, v, left + spill)", "v_store(out + j, v)"),
     Mutant("gather", "src_c/body/pointwise.h", "gather_run(n, x + i * n, bound ? bound + i * n : 0, read",

@@ -31,6 +31,7 @@ static inline __attribute__((always_inline)) void finish_with(
     const flrp_operand *f = &e->factors[side];
     for (int m = 0; m < rows; m++, acc += acc_stride) {
         float *out = e->out + offsets[m];
+        const float *bounds = f->bound ? f->bound + offsets[m] % e->factor_period : 0; /* rows end with their sample */
         /* Where the next row follows at once, whole vectors may spill into it: it is written afterwards. */
         const int64_t spill = !side && m + 1 < rows && offsets[m + 1] == offsets[m] + n && n >= VW ? VW : 0;
         for (int64_t j = 0; j < n; j += VW) {
@@ -39,8 +40,7 @@ static inline __attribute__((always_inline)) void finish_with(
             if (bias) v = v_add(v, load_some(e->bias + channel + j, left));
             if (ratio) v = quotient(v, load_some(e->ratio.relevance + i, left), &e->ratio);
             if (factor) {
-                const float *bound = f->bound ? f->bound + i % e->factor_period : 0;
-                v = v_mul(v, read_value(load_some(f->data + i, left), bound, left, f->read));
+                v = v_mul(v, read_value(load_some(f->data + i, left), bounds + (bounds ? j : 0), left, f->read));
             }
             if (side) v = v_add(v, load_some(out + j, left));
             store_some(out + j, v, left + spill);

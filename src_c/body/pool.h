@@ -82,13 +82,47 @@ static inline void pull_pixel(const flrp_window *w, const holders *v, const hold
     }
 }
 
+/* One pixel under one window. `whole`: the vectors may go beyond its channels. */
+FLRP_INLINE void pull_one(const int whole, int64_t channels, const float *g, const vf scale, const float *factor,
+                          float *out) {
+    for (int64_t c = 0; c < channels; c += VW) {
+        const int64_t n = whole ? VW : channels - c;
+        vf value = v_mul(load_some(g + c, n), scale);
+        if (factor) value = v_mul(value, load_some(factor + c, n));
+        store_some(out + c, value, n);
+    }
+}
+
+/* A row of pixels where windows lie side by side from the left edge on; returns how many pixels they cover. */
+static inline int64_t pull_row(const flrp_window *w, int64_t window_row, const float *g, const float *scale,
+                               const float *factor, float *out) {
+    const int64_t channels = w->channels, covered = flrp_min(w->out_w * w->kernel_w, w->in_w);
+    const int64_t first = window_row * w->out_w, step = factor ? channels : 0;
+    for (int64_t x = 0, ox = 0; x < covered; ox++) {
+        const vf s = v_set1(scale[first + ox]);
+        const float *from = g + (first + ox) * channels;
+        /* The window's pixels but the row's last may spill into the next; so may reads, but at the end of g. */
+        const int64_t end = flrp_min(x + w->kernel_w, covered), read_whole = first + ox + 1 < w->out_h * w->out_w;
+        for (; x < end; x++, factor += step, out += channels)
+            if (channels >= VW && read_whole && x + 1 < w->in_w) pull_one(1, channels, from, s, factor, out);
+            else pull_one(0, channels, from, s, factor, out);
+    }
+    return covered;
+}
+
 static void sum_pool_backward(const flrp_window *w, int64_t row, int64_t rows, const float *g, const float *scale,
                               const float *factor, float *out) {
     holders v = {0, -1};
     for (int64_t y = row; y < row + rows; y++) {
         holders h = {0, -1};
         move_on(&v, y, w->stride_h, w->pad_top, w->kernel_h, w->out_h);
-        for (int64_t x = 0; x < w->in_w; x++) {
+        int64_t x = 0;
+        if (w->stride_w == w->kernel_w && !w->pad_left && v.first == v.last) {
+            const int64_t line = y * w->in_w * w->channels;
+            x = pull_row(w, v.first, g, scale, factor ? factor + line : 0, out + line);
+            h.last = w->out_w - 1, h.first = w->out_w; /* what is left lies under no window */
+        }
+        for (; x < w->in_w; x++) {
             const int64_t at = (y * w->in_w + x) * w->channels;
             move_on(&h, x, w->stride_w, w->pad_left, w->kernel_w, w->out_w);
             const int64_t windows = w->out_h * w->out_w - 1 - (v.last * w->out_w + h.last);
