@@ -9,8 +9,8 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-COMMON = ["program.c", "product.c", "scatter.c", "winograd.c", "dense.c", "gradient.c", "pool.c", "pointwise.c",
-          "dispatch.c", "threads.c", "memory.c", "isa_portable.c"]
+COMMON = ["program.c", "product.c", "scatter.c", "winograd.c", "depthwise.c", "dense.c", "gradient.c", "pool.c",
+          "pointwise.c", "dispatch.c", "threads.c", "memory.c", "isa_portable.c"]
 X86_FLAGS = {"isa_avx2.c": ["-mavx2", "-mfma"], "isa_avx512.c": ["-mavx512f", "-mavx2", "-mfma"]}
 # No fast-math and no contraction: relevance depends on signs and zeros, and tails must round as bodies do.
 FLAGS = ["-O3", "-g0", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra",

@@ -206,6 +206,9 @@ cdef class Product:
         if scatter:
             p.form = FLRP_SCATTER
             packed = packing.scatter(weight, sweep, width)
+        elif 1 < p.groups == p.src_c == p.dst_c:
+            p.form = FLRP_DEPTHWISE
+            packed = packing.depthwise(weight, sweep)
         elif packing.prefers_winograd(sweep, p.groups, p.parts * p.src_c, p.dst_c):
             p.form = FLRP_WINOGRAD
             packed = packing.winograd(weight, sweep, width)

@@ -49,6 +49,12 @@ def narrow(weight: Array, sweep: Sweep) -> Array:
     return np.ascontiguousarray(taken.transpose(1, 3, 4, 2, 0, 5), dtype=np.float32)
 
 
+def depthwise(weight: Array, sweep: Sweep) -> Array:
+    """[side][part][row tap][column tap][channel]."""
+    taken = weight[:, _taps(sweep.rows.kernel), _taps(sweep.cols.kernel)]
+    return np.ascontiguousarray(taken[..., 0, :].transpose(0, 3, 1, 2, 4), dtype=np.float32)
+
+
 def scatter(weight: Array, sweep: Sweep, width: int) -> Array:
     """[side][panel][row tap][k][width] of runs (column tap, output)."""
     taken = weight[:, _taps(sweep.rows.kernel)]

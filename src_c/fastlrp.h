@@ -53,8 +53,9 @@ typedef struct {
  * SCATTER: source pixels times all column taps, added where these fall (scatter.c): cols then walks the source, and
  * start + stride * i is the destination of its first tap; weights [side][panel][row tap][k][panel width].
  * WINOGRAD: 3 x 3 taps one pixel apart, grid and destination alike (winograd.c); weights [side][panel][16][k][panel
- * width], transformed. DENSE, DENSE_BACK: one pixel to one pixel, over weights that are not packed (dense.c). */
-enum { FLRP_WIDE, FLRP_NARROW, FLRP_SCATTER, FLRP_WINOGRAD, FLRP_DENSE, FLRP_DENSE_BACK };
+ * width], transformed. DEPTHWISE: as many groups as channels on both sides; weights
+ * [side][part][row tap][column tap][channel]. DENSE, DENSE_BACK: one pixel to one pixel, over weights that are not packed (dense.c). */
+enum { FLRP_WIDE, FLRP_NARROW, FLRP_SCATTER, FLRP_WINOGRAD, FLRP_DEPTHWISE, FLRP_DENSE, FLRP_DENSE_BACK };
 
 /* One array of weights (inputs, outputs) as it is read: x, max(x, 0) or min(x, 0). */
 typedef struct {

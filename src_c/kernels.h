@@ -40,6 +40,9 @@ typedef struct {
     /* F(2x2, 3x3): tiles of 4 x 4 pixels of n channels to 16 values, and 16 products to 2 x 2 outputs (winograd.h). */
     void (*winograd_input)(int64_t n, const float *x, int64_t line, float *out, int64_t plane);
     void (*winograd_output)(int vectors, const float *m, int64_t plane, int sign, float *out);
+    /* sums[c] (+)= the sum over taps of x[x_offsets[t] + c], as it is read, * w[w_offsets[t] + c]. */
+    void (*depthwise)(int64_t channels, int64_t taps, const int64_t *x_offsets, const int64_t *w_offsets,
+                      const float *x, const float *bound, int read, const float *w, int add, float *sums);
     /* Sums z (samples, cols) += x (samples, inputs) * w (inputs, cols), and out (samples, rows) += g (samples, outputs)
      * * rows of w; `read` tells how the weights are. */
     void (*dense_forward)(int read, int64_t samples, int64_t inputs, const float *x, int64_t x_stride, const float *w,
@@ -72,6 +75,8 @@ const flrp_kernels *flrp_kernels_of(int isa);
 void flrp_copy_line(const flrp_kernels *kernels, const flrp_product *p, const flrp_operand *operands, int64_t sample,
                     int64_t y, int64_t x0, int64_t width, float *dst);
 
+int flrp_depthwise_run(int isa, int threads, const flrp_product *p, int64_t samples, const flrp_operand *operands,
+                       const flrp_epilogue *epilogue);
 int flrp_dense_run(int isa, int threads, const flrp_product *p, int64_t samples, const flrp_operand *operands,
                    const flrp_epilogue *epilogue);
 int flrp_winograd_run(int isa, int threads, const flrp_product *p, int64_t samples, const flrp_operand *operands,

@@ -357,6 +357,7 @@ int flrp_product_run(int isa, int threads, const flrp_product *p, int64_t sample
     if (p->form == FLRP_SCATTER) return flrp_scatter_run(isa, threads, p, samples, operands, epilogue);
     if (p->form == FLRP_DENSE || p->form == FLRP_DENSE_BACK)
         return flrp_dense_run(isa, threads, p, samples, operands, epilogue);
+    if (p->form == FLRP_DEPTHWISE) return flrp_depthwise_run(isa, threads, p, samples, operands, epilogue);
     if (p->form == FLRP_WINOGRAD) return flrp_winograd_run(isa, threads, p, samples, operands, epilogue);
     const double work = (double)samples * p->rows.count * p->cols.count * p->rows.taps * p->cols.taps * p->src_c *
                         p->parts * p->sides * p->dst_c / p->groups;

@@ -4,6 +4,7 @@
 #include "body/pool.h"
 #include "body/winograd.h"
 #include "body/dense.h"
+#include "body/depthwise.h"
 
 const flrp_kernels TABLE = {
     .name = ISA_NAME,
@@ -17,6 +18,7 @@ const flrp_kernels TABLE = {
     .transpose = transpose,
     .winograd_input = winograd_input,
     .winograd_output = winograd_output,
+    .depthwise = depthwise,
     .dense_forward = dense_forward,
     .dense_backward = dense_backward,
     .ratio = ratio_map,
