@@ -6,7 +6,7 @@ not fit raises here, so that C can trust every pointer.
 """
 
 cimport numpy as cnp
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport int32_t, int64_t, uint16_t
 from libc.stdlib cimport calloc, free, malloc
 
 import weakref
@@ -23,7 +23,7 @@ cdef extern from "fastlrp.h" nogil:
         FLRP_PLAIN, FLRP_POSITIVE, FLRP_NEGATIVE, FLRP_SHIFTED
         FLRP_RELU, FLRP_LEAKY_RELU, FLRP_TANH, FLRP_SIGMOID, FLRP_ABS, FLRP_SOFTPLUS
         FLRP_ISA_COUNT
-        FLRP_WIDE, FLRP_NARROW, FLRP_SCATTER
+        FLRP_WIDE, FLRP_NARROW, FLRP_SCATTER, FLRP_LIMBS
     ctypedef struct flrp_operand:
         const float *data
         const float *bound
@@ -45,7 +45,8 @@ cdef extern from "fastlrp.h" nogil:
         flrp_axis rows, cols
         int64_t src_h, src_w, src_c, dst_h, dst_w, dst_c, groups, parts, sides
         const float *weights
-        int form
+        const uint16_t *bf16
+        int form, limbs
     ctypedef struct flrp_window:
         int64_t in_h, in_w, channels, out_h, out_w
         int64_t kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w
@@ -53,6 +54,7 @@ cdef extern from "fastlrp.h" nogil:
     const char *flrp_isa_name(int isa)
     int flrp_lanes(int isa)
     int flrp_panel_width(int isa)
+    int flrp_has_limbs(int isa)
     void flrp_init()
     int flrp_product_run(int isa, int threads, const flrp_product *p, int64_t samples, const flrp_operand *operands,
                          const flrp_epilogue *epilogue)
@@ -129,6 +131,11 @@ def set_isa(str name):
 def lanes():
     """Floats in one vector of the instruction set in use."""
     return flrp_lanes(isa)
+
+
+def has_limbs():
+    """Whether the instruction set in use multiplies numbers split into bf16 limbs."""
+    return bool(flrp_has_limbs(isa))
 
 
 def get_isa():
@@ -240,7 +247,8 @@ cdef class Product:
     """A linear map with packed weights: destination = Σ over sides of weights · operands, each with its epilogue.
 
     sweeps: shapes.Sweep tuples (scatter: those of Geometry.scatter_sweeps); src, dst: (h, w, channels);
-    weight: (sides, kh, kw, parts, src channels / groups, dst channels). Immutable once built, so that threads share it.
+    weight: (sides, kh, kw, parts, src channels / groups, dst channels). limbs: split numbers into so many bf16 numbers
+    (0: not at all). Immutable once built, so that threads share it.
     """
 
     cdef object __weakref__
@@ -249,7 +257,7 @@ cdef class Product:
     cdef int isa
     cdef list keep  # arrays that the sweeps point into
 
-    def __cinit__(self, sweeps, src, dst, Py_ssize_t groups, weight, bint scatter=False):
+    def __cinit__(self, sweeps, src, dst, Py_ssize_t groups, weight, bint scatter=False, int limbs=0):
         cdef Py_ssize_t i
         cdef flrp_product *p
         self.isa = isa
@@ -261,6 +269,8 @@ cdef class Product:
         self.src_size, self.dst_size, self.dst_channels = src[0] * src[1] * src[2], dst[0] * dst[1] * dst[2], dst[2]
         if weight.shape[4] * groups != src[2] or weight.shape[5] != dst[2]:
             raise ValueError(f"weight of shape {weight.shape} does not map {src} to {dst} in {groups} groups")
+        if limbs and not (flrp_has_limbs(self.isa) and 1 <= limbs <= 3 and groups == 1 and not scatter):
+            raise ValueError(f"{limbs} limbs are not for {flrp_isa_name(self.isa).decode()}, {groups} groups")
         self.sweeps = <flrp_product *>calloc(self.count, sizeof(flrp_product))
         if self.sweeps == NULL:
             raise MemoryError
@@ -271,7 +281,7 @@ cdef class Product:
             p.groups, p.parts, p.sides = groups, self.parts, self.sides
             self.fill_axis(&p.rows, sweeps[i].rows)
             self.fill_axis(&p.cols, sweeps[i].cols)
-            self.pack(p, sweeps[i], weight, scatter)
+            self.pack(p, sweeps[i], weight, scatter, limbs)
 
     def __dealloc__(self):
         free(self.sweeps)
@@ -283,9 +293,12 @@ cdef class Product:
         a.taps, a.offsets = len(axis.offsets), <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>offsets)
         return 0
 
-    cdef int pack(self, flrp_product *p, sweep, weight, bint scatter) except -1:
+    cdef int pack(self, flrp_product *p, sweep, weight, bint scatter, int limbs) except -1:
         cdef Py_ssize_t lanes = flrp_lanes(self.isa), width = flrp_panel_width(self.isa)
-        if scatter:
+        if limbs:
+            p.form, p.limbs = FLRP_LIMBS, limbs
+            packed = packing.limbs(weight, sweep, limbs)
+        elif scatter:
             p.form = FLRP_SCATTER
             packed = packing.scatter(weight, sweep, width)
         elif packing.prefers_narrow(sweep, p.groups, p.dst_c, lanes):
@@ -295,7 +308,10 @@ cdef class Product:
             p.form = FLRP_WIDE
             packed = packing.wide(weight, sweep, p.groups, width)
         self.keep.append(packed)
-        p.weights = <const float *>cnp.PyArray_DATA(<cnp.ndarray>packed)
+        if limbs:
+            p.bf16 = <const uint16_t *>cnp.PyArray_DATA(<cnp.ndarray>packed)
+        else:
+            p.weights = <const float *>cnp.PyArray_DATA(<cnp.ndarray>packed)
         return 0
 
     def __call__(self, Py_ssize_t samples, operands, out, *, bias=None, ratio=None, factors=None):
