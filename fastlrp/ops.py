@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from . import packing
 from .reference import Array, Operand, Part, Plain, Ratio, Side, weight_part
 from .shapes import Window, as_size
 
@@ -33,16 +34,23 @@ else:
 
 
 class Native(Plain):
-    """The compiled kernels: float32, C-contiguous, channels last."""
+    """The compiled kernels: float32, C-contiguous, channels last.
+
+    precision: the least that products are granted where the instruction set has bf16 tiles; those for which tiles are
+    no gain stay on float32, as all do on other instruction sets.
+    """
 
     name = "compiled kernels"
     dtype = np.dtype(np.float32)
     chunk_bytes = 512 << 20  # of a chunk's values, all of them
 
+    def __init__(self, precision: str = "highest"):
+        self.precision = precision
+
     @property
-    def key(self) -> str:
-        """What packed arrays depend on beside the weights."""
-        return _kernels.get_isa()
+    def key(self) -> tuple[str, str]:
+        """What packed arrays and programs depend on beside the weights."""
+        return _kernels.get_isa(), self.precision
 
     def product(self, layer: Any, parts: Sequence[Part], operands: Sequence[Operand], *, bias: Array | None = None,
                 ratio: Ratio | None = None) -> Array:
@@ -67,8 +75,13 @@ class Native(Plain):
         factors = [factor for _, factor in sides if factor is not None]
         return product(n, operands, out, factors=factors or None)
 
-    @staticmethod
-    def _pack(layer: Any, key: tuple[Any, ...]) -> _kernels.Product:
+    def _limbs(self, groups: int, source: tuple[int, int, int], destination: tuple[int, int, int]) -> int:
+        """The bf16 numbers that a product splits each number into; 0: it stays on float32."""
+        limbs = packing.LIMBS[self.precision]
+        chosen = _kernels.has_limbs() and packing.prefers_limbs(limbs, groups, source, destination)
+        return limbs if chosen else 0
+
+    def _pack(self, layer: Any, key: tuple[Any, ...]) -> _kernels.Product:
         """Weights (side, kh, kw, part, source channels / groups, destination channels), packed for one direction."""
         _, direction, *sides = key
         geometry = layer.geometry.simplest
@@ -77,15 +90,17 @@ class Native(Plain):
             weight = weight_part(filters, sides[0][0])[None, :, :, None]
         else:
             weight = np.stack([np.stack([weight_part(filters, part) for part in parts], axis=2) for parts in sides])
+        groups, source, destination = geometry.groups, geometry.in_shape, geometry.out_shape
         if direction == "forward":
-            return _kernels.Product(geometry.forward_sweeps, geometry.in_shape, geometry.out_shape, geometry.groups,
-                                    weight)
+            return _kernels.Product(geometry.forward_sweeps, source, destination, groups, weight,
+                                    limbs=self._limbs(groups, source, destination))
         *lead, ins, outs = weight.shape
-        grouped = weight.reshape(*lead, ins, geometry.groups, outs // geometry.groups)
-        turned = grouped.swapaxes(-1, -3).reshape(*lead, outs // geometry.groups, -1)
-        scatter = geometry.prefers_scatter(_kernels.lanes())
+        grouped = weight.reshape(*lead, ins, groups, outs // groups)
+        turned = grouped.swapaxes(-1, -3).reshape(*lead, outs // groups, -1)
+        limbs = self._limbs(groups, destination, source)
+        scatter = not limbs and geometry.prefers_scatter(_kernels.lanes())
         sweeps = geometry.scatter_sweeps if scatter else geometry.backward_sweeps
-        return _kernels.Product(sweeps, geometry.out_shape, geometry.in_shape, geometry.groups, turned, scatter)
+        return _kernels.Product(sweeps, destination, source, groups, turned, scatter, limbs)
 
     def weight_gradient(self, layer: Any, x: Array, g: Array) -> Array:
         return _kernels.weight_gradient(layer.geometry.simplest, x, g)
@@ -124,6 +139,12 @@ class Native(Plain):
 
 
 NATIVE = Native()
+NATIVES = {NATIVE.precision: NATIVE, "high": Native("high"), "medium": Native("medium")}
+
+
+def native(precision: str) -> Native:
+    """The kernels at this precision; at the highest where the instruction set has nothing faster for a lower one."""
+    return NATIVES[precision] if _kernels.has_limbs() else NATIVE
 
 
 class ForkSafeLock:
