@@ -1,7 +1,7 @@
 # cython: language_level=3
 """fastlrp.h as Cython sees it: that file says what everything means."""
 
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport int32_t, int64_t, uint16_t
 
 cdef extern from "fastlrp.h" nogil:
     enum:
@@ -9,7 +9,7 @@ cdef extern from "fastlrp.h" nogil:
         FLRP_PLAIN, FLRP_POSITIVE, FLRP_NEGATIVE, FLRP_SHIFTED
         FLRP_RELU, FLRP_LEAKY_RELU, FLRP_TANH, FLRP_SIGMOID, FLRP_ABS, FLRP_SOFTPLUS
         FLRP_ISA_COUNT
-        FLRP_WIDE, FLRP_NARROW, FLRP_SCATTER, FLRP_WINOGRAD, FLRP_DEPTHWISE, FLRP_DENSE, FLRP_DENSE_BACK
+        FLRP_WIDE, FLRP_NARROW, FLRP_SCATTER, FLRP_WINOGRAD, FLRP_DEPTHWISE, FLRP_DENSE, FLRP_DENSE_BACK, FLRP_LIMBS
     ctypedef struct flrp_operand:
         const float *data
         const float *bound
@@ -36,7 +36,8 @@ cdef extern from "fastlrp.h" nogil:
         int64_t src_h, src_w, src_c, dst_h, dst_w, dst_c, groups, parts, sides
         const float *weights
         flrp_dense dense[2][2]
-        int form
+        const uint16_t *bf16
+        int form, limbs
     ctypedef struct flrp_window:
         int64_t in_h, in_w, channels, out_h, out_w
         int64_t kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w
@@ -44,6 +45,7 @@ cdef extern from "fastlrp.h" nogil:
     const char *flrp_isa_name(int isa)
     int flrp_lanes(int isa)
     int flrp_panel_width(int isa)
+    int flrp_has_limbs(int isa)
     void *flrp_allocate(int64_t bytes)
     void flrp_init()
     int flrp_product_run(int isa, int threads, const flrp_product *p, int64_t samples, const flrp_operand *operands,

@@ -6,7 +6,7 @@ not fit raises here, so that C can trust every pointer.
 """
 
 cimport numpy as cnp
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport int32_t, int64_t, uint16_t
 from libc.stdlib cimport calloc, free
 
 import weakref
@@ -39,6 +39,11 @@ def set_isa(str name):
 def lanes():
     """Floats in one vector of the instruction set in use."""
     return flrp_lanes(isa)
+
+
+def has_limbs():
+    """Whether the instruction set in use multiplies numbers split into bf16 limbs."""
+    return bool(flrp_has_limbs(isa))
 
 
 def get_isa():
@@ -189,9 +194,12 @@ cdef class Product:
         a.taps, a.offsets = len(axis.offsets), <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>offsets)
         return 0
 
-    def pack(self, weight, bint scatter=False):
-        """Lay out weights (sides, kh, kw, parts, src channels / groups, dst channels) as the form for the shape wants."""
-        cdef Py_ssize_t i, width = flrp_panel_width(self.isa)
+    def pack(self, weight, bint scatter=False, int limbs=0):
+        """Lay out weights (sides, kh, kw, parts, src channels / groups, dst channels) as the form for the shape wants.
+
+        limbs: split numbers into so many bf16 numbers (0: not at all).
+        """
+        cdef Py_ssize_t i
         cdef flrp_product *p
         for i in range(self.count):
             p = &self.sweeps[i]
@@ -199,11 +207,17 @@ cdef class Product:
                     self.sides, self.parts, p.src_c, p.dst_c):
                 raise ValueError(f"weight of shape {weight.shape} does not map {p.src_c} to {p.dst_c} channels "
                                  f"in {p.groups} groups")
-            self.pack_sweep(p, self.shapes[i], weight, scatter, width)
+            if limbs and not (flrp_has_limbs(self.isa) and 1 <= limbs <= 3 and p.groups == 1 and not scatter):
+                raise ValueError(f"{limbs} limbs are not for {flrp_isa_name(self.isa).decode()}, {p.groups} groups")
+            self.pack_sweep(p, self.shapes[i], weight, scatter, limbs)
         return self
 
-    cdef int pack_sweep(self, flrp_product *p, sweep, weight, bint scatter, Py_ssize_t width) except -1:
-        if scatter:
+    cdef int pack_sweep(self, flrp_product *p, sweep, weight, bint scatter, int limbs) except -1:
+        cdef Py_ssize_t width = flrp_panel_width(self.isa)
+        if limbs:
+            p.form, p.limbs = FLRP_LIMBS, limbs
+            packed = packing.limbs(weight, sweep, limbs)
+        elif scatter:
             p.form = FLRP_SCATTER
             packed = packing.scatter(weight, sweep, width)
         elif 1 < p.groups == p.src_c == p.dst_c:
@@ -219,7 +233,10 @@ cdef class Product:
             p.form = FLRP_WIDE
             packed = packing.wide(weight, sweep, p.groups, width)
         self.keep.append(packed)
-        p.weights = <const float *>cnp.PyArray_DATA(<cnp.ndarray>packed)
+        if limbs:
+            p.bf16 = <const uint16_t *>cnp.PyArray_DATA(<cnp.ndarray>packed)
+        else:
+            p.weights = <const float *>cnp.PyArray_DATA(<cnp.ndarray>packed)
         return 0
 
     def refer(self, weights, bint back):

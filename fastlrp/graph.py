@@ -6,22 +6,26 @@ node reads the value before it.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from .layers import Layer, WeightedLayer
-from .ops import NATIVE, PREPARING, Native, real_array
+from .ops import NATIVE, NATIVES, PREPARING, Native, native, real_array
 from .program import NotRecorded, Program, Recorder
-from .reference import Array
+from .reference import Array, Reference
 from .shapes import as_size
 
 # work(ops, inputs, classes) -> outputs: what is done to a batch, in a backend's verbs, over values by name
 Work = Callable[[Any, Mapping[Any, Any], Any], dict[Any, Any]]
 
+AnyGraph = TypeVar("AnyGraph", bound="Graph")
+
+PRECISIONS = (*NATIVES, "float64")
 MOST_PLANS = 64
 MOST_PROGRAMS = 64
 
@@ -190,7 +194,7 @@ class Graph:
         """The program of a run, None where the backend or a layer does not allow one."""
         if not isinstance(self.ops, Native):
             return None
-        recorder = Recorder()
+        recorder = Recorder(self.ops)
         slots = {name: recorder.slot(array.shape[1:]) for name, array in inputs.items()}
         try:
             values = work(recorder, slots, None)
@@ -230,17 +234,38 @@ class Graph:
             kept.append(k)
         return Trace(values, kept, ops)
 
-    def forward(self, x: Any, batch_size: int | None = None) -> Array:
+    def to_numpy(self: AnyGraph, dtype: Any = np.float64) -> AnyGraph:
+        """The same network on the NumPy twin alone, in any float dtype, with the same calls."""
+        twin = copy.copy(self)  # shares nothing that changes: a copy's plans are its own
+        twin.ops = Reference(dtype)
+        twin.nodes = [Node(node.layer.astype(twin.ops.dtype), node.inputs) for node in self.nodes]
+        return twin
+
+    def at(self: AnyGraph, precision: str) -> AnyGraph:
+        """The same network where it runs at this precision (see `Network.explain`): layers, plans and programs are
+        shared, but for "float64", which is the twin. A twin has the precision of its dtype, whatever else is asked."""
+        if not isinstance(precision, str) or precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {list(PRECISIONS)}, got {precision!r}")
+        if precision == "float64":
+            return self.to_numpy()
+        if not isinstance(self.ops, Native) or self.ops.precision == native(precision).precision:
+            return self
+        other = copy.copy(self)
+        other.ops, other._plans, other._programs = native(precision), self._plans, self._programs
+        return other
+
+    def forward(self, x: Any, batch_size: int | None = None, precision: str = "highest") -> Array:
         """Outputs (N, ...) for inputs (N, *input_shape): logits, for a classifier.
 
         Any real array is taken (any dtype, strides, byte order) and converted to float32. batch_size: samples at a
-        time; it changes no bit of the result. TypeError for complex, object and string arrays; ValueError where the
-        shape does not fit.
+        time; it changes no bit of the result. precision: as in `Network.explain`. TypeError for complex, object and
+        string arrays; ValueError where the shape does not fit.
         """
-        x = self.as_input(x)
-        out = np.empty((len(x), *self.output_shape), self.ops.dtype)
-        for chunk in self.chunks(len(x), batch_size):
-            self.run(self._forward, "forward", {"x": x[chunk]}, {"y": out[chunk]})
+        graph = self.at(precision)
+        x = graph.as_input(x)
+        out = np.empty((len(x), *self.output_shape), graph.ops.dtype)
+        for chunk in graph.chunks(len(x), batch_size):
+            graph.run(graph._forward, "forward", {"x": x[chunk]}, {"y": out[chunk]})
         return out
 
     def _forward(self, ops: Any, inputs: Mapping[Any, Any], classes: Any) -> dict[Any, Any]:

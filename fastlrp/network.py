@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from os import PathLike
@@ -11,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .explain import Conservation, Explanation, Filter, conservation, explain
-from .graph import Graph, Node
+from .graph import Graph
 from .layers import Layer
 from .methods import is_methods
 from .ops import real_array
-from .reference import Array, Reference
+from .reference import Array
 from .shapes import as_number, as_size
 
 if TYPE_CHECKING:
@@ -45,8 +44,8 @@ class Network(Graph):
         for layer in self.weighted:
             layer.initialise(rng, init)
 
-    def __call__(self, x: Any, batch_size: int | None = None) -> Array:
-        return self.forward(x, batch_size)
+    def __call__(self, x: Any, batch_size: int | None = None, precision: str = "highest") -> Array:
+        return self.forward(x, batch_size, precision)
 
     def __repr__(self) -> str:
         rows = [("layer", "kind", "output", "parameters"), ("input", "", str(self.input_shape), "")]
@@ -77,7 +76,10 @@ class Network(Graph):
         reference: "batch" or an array of inputs: subtract their mean activations from the inputs of layers with
             weights, and their mean output from the start; biases cancel, so that no rule uses them.
         batch_size: samples at a time; it changes no bit. Default: what fits the caches.
-        precision: "highest" (float32 throughout) or "float64" (on the NumPy twin).
+        precision: the least that products are granted, by PyTorch's names: "highest", errors no larger than float32
+            arithmetic's; "high", 16 bits of every number; "medium", bfloat16; sums are float32. Only machines with AMX
+            have something faster for the lower ones: on others all are "highest". Or "float64": on the NumPy twin,
+            which knows no other precision than its dtype's.
         compat: "zennit" (default) or "tensorflow_lrp" (default for `methods`): stabilisers and biases where a rule
             leaves them open.
         progress: show a progress bar.
@@ -85,10 +87,7 @@ class Network(Graph):
         NaN and infinities propagate to what depends on them. An empty batch gives an empty result. Raises ValueError
         or TypeError, naming the argument, what was expected and what came.
         """
-        if not isinstance(precision, str) or precision not in ("highest", "float64"):
-            raise ValueError(f'precision must be "highest" or "float64", got {precision!r}')
-        graph = self.to_numpy() if precision == "float64" else self
-        return explain(graph, x, target, composite, start=start, start_layer=start_layer, layers=layers,
+        return explain(self.at(precision), x, target, composite, start=start, start_layer=start_layer, layers=layers,
                        reference=reference, batch_size=batch_size, compat=compat, progress=progress)
 
     def conservation_check(self, x: Any, target: Any = None, composite: Any = "epsilon_plus_flat",
@@ -100,19 +99,21 @@ class Network(Graph):
         return conservation(self, self.explain(x, target, composite, layers=True, **more))
 
     def lrp(self, x: Any, class_filter: Any = None, methods: Any = "simple", *, explain_layer_id: int = -1,
-            reference: Any = None, batch_size: int | None = None) -> Array:
+            reference: Any = None, batch_size: int | None = None, precision: str = "highest") -> Array:
         """Relevance of the input, called as in the original TensorFlow project.
 
         class_filter: one-hot rows (N, outputs), one row (outputs,) or a class for all samples; None: no filter, all
         outputs. Relevance starts as output · class_filter. methods: as in `fastlrp.methods`.
-        explain_layer_id: the layer whose output is explained, counted in `net.layers`.
+        explain_layer_id: the layer whose output is explained, counted in `net.layers`. precision: as in `explain`.
         """
-        return self._lrp(x, class_filter, methods, explain_layer_id, reference, batch_size, False).relevance
+        graph = self.at(precision)
+        return graph._lrp(x, class_filter, methods, explain_layer_id, reference, batch_size, False).relevance
 
     def layerwise_lrp(self, x: Any, class_filter: Any = None, methods: Any = "simple", *, explain_layer_id: int = -1,
-                      reference: Any = None, batch_size: int | None = None) -> list[Array]:
+                      reference: Any = None, batch_size: int | None = None,
+                      precision: str = "highest") -> list[Array]:
         """As `lrp`, for every layer: entry i is the relevance of layer i's input, the last one the start."""
-        found = self._lrp(x, class_filter, methods, explain_layer_id, reference, batch_size, True)
+        found = self.at(precision)._lrp(x, class_filter, methods, explain_layer_id, reference, batch_size, True)
         return [found.relevance, *found.layers.values()]
 
     def _lrp(self, x: Any, class_filter: Any, methods: Any, explain_layer_id: int, reference: Any,
@@ -155,26 +156,20 @@ class Network(Graph):
             raise ValueError(f"class_filter must have shape {shape} or {shape[1:]}, got {found.shape}")
         return found
 
-    def to_numpy(self, dtype: Any = np.float64) -> Network:
-        """The same network on the NumPy twin alone, in any float dtype, with the same calls."""
-        twin = copy.copy(self)  # shares nothing that changes: a copy's plans are its own
-        twin.ops = Reference(dtype)
-        twin.nodes = [Node(node.layer.astype(twin.ops.dtype), node.inputs) for node in self.nodes]
-        return twin
-
     def test(self, x: Any, target: Any = None, composite: Any = "epsilon_plus_flat", *, tolerance: float = 1e-4,
-             **more: Any) -> dict[str, float]:
+             precision: str = "highest", **more: Any) -> dict[str, float]:
         """Compare with the float64 twin, layer by layer: values going forward, then relevance coming back.
 
         Max-pool ties within rounding may send relevance elsewhere, in every implementation. Returns the largest
         relative L2 errors {"forward", "relevance"}; raises ArithmeticError naming the first layer beyond `tolerance`.
+        Takes the other arguments of `explain` too.
         """
         x, tolerance = self.as_input(x), as_number(tolerance, "tolerance")
         twin = self.to_numpy()
-        own, other = self.trace(x), twin.trace(twin.as_input(x))
+        own, other = (net.trace(net.as_input(x)) for net in (self.at(precision), twin))
         names = ["input", *(layer.name for layer in self.layers)]
         worst = _compare("forward", names, own.values, other.values, tolerance)
-        found = self.explain(x, target, composite, layers=True, **more)
+        found = self.explain(x, target, composite, layers=True, precision=precision, **more)
         # The same classes on both sides: near-tied logits may change places by rounding.
         expected = twin.explain(x, found.target, composite, layers=True, **more)
         own_maps, other_maps = ([*reversed(e.layers.values()), e.relevance] for e in (found, expected))

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from . import packing
 from .reference import Array, Operand, Part, Plain, Ratio, Side, weight_part
-from .shapes import Window, as_size
+from .shapes import Geometry, Window, as_size
 
 # GNU's OpenMP reads this once, when it is loaded. By default its threads spin so long at the end of a region that
 # beside other work every region waits for a time slice: 120 ms instead of 16 for one explanation.
@@ -37,16 +38,23 @@ MOST_TURNED = 1 << 20
 
 
 class Native(Plain):
-    """The compiled kernels: float32, C-contiguous, channels last."""
+    """The compiled kernels: float32, C-contiguous, channels last.
+
+    precision: the least that products are granted where the instruction set has bf16 tiles; those for which tiles are
+    no gain stay on float32, as all do on other instruction sets.
+    """
 
     name = "compiled kernels"
     dtype = np.dtype(np.float32)
     chunk_bytes = 512 << 20  # of a chunk's values, all of them
 
+    def __init__(self, precision: str = "highest"):
+        self.precision = precision
+
     @property
-    def key(self) -> str:
-        """What packed arrays depend on beside the weights."""
-        return _kernels.get_isa()
+    def key(self) -> tuple[str, str]:
+        """What packed arrays and programs depend on beside the weights."""
+        return _kernels.get_isa(), self.precision
 
     def product(self, layer: Any, parts: Sequence[Part], operands: Sequence[Operand], *, bias: Array | None = None,
                 ratio: Ratio | None = None, sign: int = 0) -> Array:
@@ -74,18 +82,18 @@ class Native(Plain):
         factors = [factor for _, factor in sides if factor is not None]
         return product(n, operands, out, factors=factors or None)
 
-    @staticmethod
-    def _pack(layer: Any, key: tuple[Any, ...]) -> _kernels.Product:
+    def _pack(self, layer: Any, key: tuple[Any, ...]) -> _kernels.Product:
         """The layer's product in one direction: weights (side, kh, kw, part, source channels / groups, destination
         channels), packed, or a dense layer's own array."""
         _, direction, *sides = key
         back, geometry = direction == "back", layer.geometry.simplest
         filters = layer.weight.reshape(geometry.weight_shape)
         ends = (geometry.out_shape, geometry.in_shape) if back else (geometry.in_shape, geometry.out_shape)
-        scatter = back and geometry.prefers_scatter(_kernels.lanes())
+        limbs = self._limbs(geometry, *ends)
+        scatter = back and not limbs and geometry.prefers_scatter(_kernels.lanes())
         sweeps = geometry.scatter_sweeps if scatter else geometry.backward_sweeps if back else geometry.forward_sweeps
         product = _kernels.Product(sweeps, *ends, geometry.groups, len(sides), len(sides[0]))
-        if geometry.is_dense:
+        if geometry.is_dense and not limbs:
             turned = back and filters.size <= MOST_TURNED
             weight = layer.packed(("turned",), _turned) if turned else filters[0, 0]
             return product.refer([[_as_read(weight, part) for part in parts] for parts in sides], back and not turned)
@@ -94,7 +102,13 @@ class Native(Plain):
             *lead, ins, outs = weight.shape
             grouped = weight.reshape(*lead, ins, geometry.groups, outs // geometry.groups)
             weight = grouped.swapaxes(-1, -3).reshape(*lead, outs // geometry.groups, -1)
-        return product.pack(weight, scatter)
+        return product.pack(weight, scatter, limbs)
+
+    def _limbs(self, geometry: Geometry, source: tuple[int, int, int], destination: tuple[int, int, int]) -> int:
+        """The bf16 numbers that a product splits each number into; 0: it stays on float32."""
+        limbs = packing.LIMBS[self.precision]
+        chosen = _kernels.has_limbs() and packing.prefers_limbs(limbs, geometry.groups, source, destination)
+        return limbs if chosen else 0
 
     def weight_gradient(self, layer: Any, x: Array, g: Array) -> Array:
         return _kernels.weight_gradient(layer.geometry.simplest, x, g)
@@ -144,6 +158,12 @@ def _as_read(weight: Array, part: Part) -> tuple[Array, str]:
 
 
 NATIVE = Native()
+NATIVES = {NATIVE.precision: NATIVE, "high": Native("high"), "medium": Native("medium")}
+
+
+def native(precision: str) -> Native:
+    """The kernels at this precision; at the highest where the instruction set has nothing faster for a lower one."""
+    return NATIVES[precision] if _kernels.has_limbs() else NATIVE
 
 
 class ForkSafeLock:

@@ -10,6 +10,11 @@ import numpy as np
 from .reference import Array
 from .shapes import Sweep
 
+LIMBS = {"highest": 3, "high": 2, "medium": 1}  # bf16 numbers that a float is split into, by precision
+CHUNK = PANEL = 32  # channels in one row of a tile; outputs of two tiles side by side
+LEAST_CHANNELS = 32  # fewer would leave tiles mostly empty
+LEAST_PIXELS = 16  # of a map, for three limbs: they are half as much again to read as floats, and used once a pixel
+
 
 def _taps(kernel: tuple[int, ...]) -> slice:
     """The taps of an axis as a slice: they are evenly spaced, rising or falling."""
@@ -26,6 +31,13 @@ def prefers_narrow(sweep: Sweep, groups: int, channels: int, lanes: int) -> bool
         return False
     wide, narrow = (-(-n // lanes) * lanes / n for n in (channels, sweep.cols.count))
     return wide > 1.3 * narrow
+
+
+def prefers_limbs(limbs: int, groups: int, source: tuple[int, int, int], destination: tuple[int, int, int]) -> bool:
+    """Whether bf16 tiles, where there are any, take a product of samples (h, w, channels). Chosen by shape alone."""
+    height, width, channels = destination
+    return (groups == 1 and min(source[2], channels) >= LEAST_CHANNELS
+            and (limbs < LIMBS["highest"] or height * width >= LEAST_PIXELS))
 
 
 def wide(weight: Array, sweep: Sweep, groups: int, width: int) -> Array:
@@ -86,3 +98,42 @@ def winograd(weight: Array, sweep: Sweep, width: int) -> Array:
     turned = np.einsum("yh,shwpco,xw->syxpco", WINOGRAD, taken, WINOGRAD, optimize=True)
     packed[..., :outputs] = turned.reshape(sides, 16, parts * channels, outputs)
     return np.ascontiguousarray(packed.reshape(sides, 16, parts * channels, panels, width).transpose(0, 3, 1, 2, 4))
+
+
+def limbs(weight: Array, sweep: Sweep, count: int) -> Array:
+    """[side][panel][part][chunk][row tap][column tap][limb][16 outputs][pair][output][2], zeros past the ends."""
+    taken = weight[:, _taps(sweep.rows.kernel), _taps(sweep.cols.kernel)]
+    sides, kh, kw, parts, channels, outputs = taken.shape
+    chunks, panels = -(-channels // CHUNK), -(-outputs // PANEL)
+    padded = np.zeros((sides, kh, kw, parts, chunks * CHUNK, panels * PANEL), np.float32)
+    padded[..., :channels, :outputs] = taken
+    blocks = padded.reshape(sides, kh, kw, parts, chunks, CHUNK // 2, 2, panels, 2, PANEL // 2)
+    rest = np.ascontiguousarray(blocks.transpose(0, 7, 3, 4, 1, 2, 8, 5, 9, 6))
+    packed = _on_cache_lines((*rest.shape[:6], count, *rest.shape[6:]))
+    for limb in range(count):
+        packed[:, :, :, :, :, :, limb], rest = split(rest)
+    return packed
+
+
+def split(x: Array) -> tuple[Array, Array]:
+    """The bf16 number (uint16) nearest to each, even on ties, and what it leaves: nothing of NaN and infinities.
+
+    As in src_c/body/limbs.h: downward where the nearest would be infinite, NaN quiet.
+    """
+    infinite = np.uint32(0x7f800000)
+    bits = x.view(np.uint32)
+    finite = bits & infinite != infinite
+    rounded = bits + np.uint32(0x7fff) + (bits >> 16 & 1)
+    rounded = np.where(finite & (rounded & infinite != infinite), rounded, bits) | np.isnan(x) * np.uint32(0x400000)
+    rounded &= np.uint32(0xffff0000)
+    with np.errstate(invalid="ignore"):
+        rest = np.where(finite, x - rounded.view(np.float32), np.float32(0))
+    return (rounded >> 16).astype(np.uint16), rest
+
+
+def _on_cache_lines(shape: tuple[int, ...]) -> Array:
+    """An array of uint16 whose rows of 64 bytes are cache lines: a tile loads sixteen of them."""
+    size = int(np.prod(shape))
+    memory = np.empty(size + 32, np.uint16)
+    first = -memory.ctypes.data % 64 // 2
+    return memory[first:first + size].reshape(shape)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from . import _kernels
-from .ops import NATIVE
+from .ops import NATIVE, Native
 from .reference import Array, Part
 from .shapes import Padding, Window
 
@@ -73,12 +73,12 @@ ELEMENTWISE = {"ratio", "gamma", "activation", "activation_backward", "affine", 
 
 
 class Recorder:
-    """The verbs of ops.Native over slots."""
+    """The verbs of ops.Native over slots; `native` packs weights, and computes what does not depend on the input."""
 
     name, dtype = NATIVE.name, NATIVE.dtype
 
-    def __init__(self) -> None:
-        self.key = NATIVE.key
+    def __init__(self, native: Native) -> None:
+        self.native, self.key, self.precision = native, native.key, native.precision
         self.steps: list[Step] = []
         self.sizes: list[int] = []
 
@@ -101,14 +101,14 @@ class Recorder:
     def product(self, layer: Any, parts: Sequence[Part], operands: Sequence[Any], *, bias: Array | None = None,
                 ratio: Any = None, sign: int = 0) -> Any:
         if not isinstance(operands[0][0], Slot):
-            return NATIVE.product(layer, parts, operands, bias=bias, ratio=ratio, sign=sign)
+            return self.native.product(layer, parts, operands, bias=bias, ratio=ratio, sign=sign)
         return self._add("product", layer.out_shape, *operands, ratio=ratio, constants=(bias,), sign=sign,
-                         product=NATIVE.packed_product(layer, parts))
+                         product=self.native.packed_product(layer, parts))
 
     def product_back(self, layer: Any, operands: Sequence[Any], sides: Sequence[Any]) -> Slot:
         factors = tuple(factor for _, factor in sides if factor is not None)
         return self._add("product", layer.in_shape, *operands, factors=factors,
-                         product=NATIVE.packed_product_back(layer, sides))
+                         product=self.native.packed_product_back(layer, sides))
 
     def sum_pool(self, window: Window, x: Slot, scale: Array) -> Slot:
         return self._add("sum_pool", window.out_shape, x, window=window, constants=(scale,))

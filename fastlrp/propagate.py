@@ -46,7 +46,7 @@ class Plan:
     nonnegative: tuple[Sequence[bool], Sequence[bool]]  # for each value: sure to be so for any input, for one that is
     means: Sequence[Array] | None = None  # mean of each value over the reference
     # see _box_constant
-    constants: dict[str, tuple[Array, Array | None, Array | None]] = field(default_factory=dict)
+    constants: dict[tuple[Any, ...], tuple[Array, Array | None, Array | None]] = field(default_factory=dict)
 
 
     def asks_sign(self) -> bool:
@@ -248,7 +248,9 @@ class _Linear:
         low, high = self.box
         reads: list[Operand] = [(x, "shifted", low), (x, "shifted", high)]
         single = len(self.rule.terms) == 1 and self.rule.terms[0][0] == "p"
-        constant = self._box_constant(low, high) if single and z is not None else None
+        # At lower precisions the difference could be negative.
+        exact = self.ops.precision == "highest"
+        constant = self._box_constant(low, high) if single and exact and z is not None else None
         if z is None or constant is None:
             return self._back(self._quotients(reads, relevance), reads)
         a = self.ops.ratio_map(z, constant, self._ratio(relevance, self._coefficient()))
@@ -260,7 +262,8 @@ class _Linear:
         Computed once per plan and weights.
         """
         layer, parts = self.layer, ("+", "-")
-        kept = self.constants.get(layer.name)
+        key = (layer.name, self.ops.key)
+        kept = self.constants.get(key)
         if kept is not None and kept[0] is layer.weight and kept[1] is layer.bias:
             return kept[2]
         total = self.ops.product(layer, parts, [(low[None], "plain", None), (high[None], "plain", None)],
@@ -269,7 +272,7 @@ class _Linear:
         reach = self.ops.product(layer, parts, [(span, "plain", None), (-span, "plain", None)])
         precise = bool((np.abs(total) <= MOST_CANCELLED * reach).all())
         constant = -total[0] if precise else None
-        self.constants[layer.name] = (layer.weight, layer.bias, constant)
+        self.constants[key] = (layer.weight, layer.bias, constant)
         return constant
 
     def _signed(self, reads: list[Operand], z: Array | None, relevance: Array) -> Array:

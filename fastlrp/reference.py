@@ -139,6 +139,7 @@ class Plain:
     """The verbs that are plain NumPy on every backend."""
 
     dtype: np.dtype
+    precision = "highest"  # of products: lower ones do not add up to the last bits of dtype
 
     def affine(self, x: Array, *, minus: Any = 0, times: Any = 1, over: Any = 1, plus: Any = 0) -> Array:
         """(x − minus) · times / over + plus: numbers, one per channel, or arrays of a sample's shape."""

@@ -47,15 +47,20 @@ typedef struct {
     const int64_t *offsets;
 } flrp_axis;
 
-/* Forms of a product; which one runs depends on the shape and the instruction set alone.
+/* Forms of a product; which one runs depends on the shape, the instruction set and the precision alone.
  * WIDE: lanes are output channels; weights [side][group][panel][k][panel width].
  * NARROW: few output channels, so lanes run along the columns; weights [k][side][channel].
  * SCATTER: source pixels times all column taps, added where these fall (scatter.c): cols then walks the source, and
  * start + stride * i is the destination of its first tap; weights [side][panel][row tap][k][panel width].
  * WINOGRAD: 3 x 3 taps one pixel apart, grid and destination alike (winograd.c); weights [side][panel][16][k][panel
- * width], transformed. DEPTHWISE: as many groups as channels on both sides; weights
- * [side][part][row tap][column tap][channel]. DENSE, DENSE_BACK: one pixel to one pixel, over weights that are not packed (dense.c). */
-enum { FLRP_WIDE, FLRP_NARROW, FLRP_SCATTER, FLRP_WINOGRAD, FLRP_DEPTHWISE, FLRP_DENSE, FLRP_DENSE_BACK };
+ * width], transformed.
+ * DEPTHWISE: as many groups as channels on both sides; weights [side][part][row tap][column tap][channel].
+ * DENSE, DENSE_BACK: one pixel to one pixel, over weights that are not packed (dense.c).
+ * LIMBS: every number is a sum of bf16 limbs (amx.c); one group; weights in `bf16`, those past the channels 0:
+ * [side][panel of 32][part][chunk of 32 channels][row tap][column tap][limb][16 outputs][pair][output][2]. */
+enum {
+    FLRP_WIDE, FLRP_NARROW, FLRP_SCATTER, FLRP_WINOGRAD, FLRP_DEPTHWISE, FLRP_DENSE, FLRP_DENSE_BACK, FLRP_LIMBS
+};
 
 /* One array of weights (inputs, outputs) as it is read: x, max(x, 0) or min(x, 0). */
 typedef struct {
@@ -72,7 +77,8 @@ typedef struct {
     int64_t sides;         /* 1 or 2 weight sets over the same operands, each with its factor; their sum is stored */
     const float *weights;  /* packed as the form wants it */
     flrp_dense dense[2][2]; /* for the dense forms: [side][part] */
-    int form;
+    const uint16_t *bf16;  /* for LIMBS, like weights */
+    int form, limbs;       /* limbs: 1 to 3 */
 } flrp_product;
 
 typedef struct {
@@ -83,12 +89,13 @@ typedef struct {
 enum { FLRP_RELU, FLRP_LEAKY_RELU, FLRP_TANH, FLRP_SIGMOID, FLRP_ABS, FLRP_SOFTPLUS };
 
 /* Instruction sets, best last. */
-enum { FLRP_PORTABLE, FLRP_AVX2, FLRP_AVX512, FLRP_ISA_COUNT };
+enum { FLRP_PORTABLE, FLRP_AVX2, FLRP_AVX512, FLRP_AMX, FLRP_ISA_COUNT };
 
 int flrp_supported(int isa); /* compiled in, and both the processor and the system allow it */
 const char *flrp_isa_name(int isa);
 int flrp_lanes(int isa);       /* floats in one vector */
 int flrp_panel_width(int isa); /* output channels in one panel of packed weights */
+int flrp_has_limbs(int isa);   /* whether it runs products of that form */
 
 void *flrp_allocate(int64_t bytes); /* NULL where there is no memory; given back by free() */
 void flrp_init(void); /* once, at import: a child of fork runs serially from then on */

@@ -65,11 +65,42 @@ typedef struct {
     void (*activation_backward)(int kind, float parameter, int64_t n, const float *x, const float *g, float *out);
 } flrp_kernels;
 
+/* Products of numbers split into limbs (amx.c): 32 channels make a chunk, 32 outputs a panel, 16 pairs of channels
+ * times 32 outputs one limb of weights: [16 outputs][pair][output][2], twice. */
+#define FLRP_CHUNK 32
+#define FLRP_LIMB_OUTPUTS 32
+#define FLRP_LIMB_POSITIONS 32 /* most in one block */
+#define FLRP_LIMB_SIZE (FLRP_CHUNK * FLRP_LIMB_OUTPUTS)
+
+/* acc[m][n] = sum over chunks and taps of a[chunk * a_chunk + taps[tap] + limb * a_limb + m * FLRP_CHUNK + channel]
+ * times b[chunk][tap][limb], over the products of limbs that count (body/limbs.h), in this order. */
+typedef struct {
+    const uint16_t *a, *b;
+    const int64_t *taps;
+    int64_t tap_count, chunks, a_chunk, a_limb;
+    int64_t finite; /* the limb of a that is limb 0 with 0 in place of NaN and infinities: 0 where it has none */
+    int limbs;
+} flrp_limb_block;
+
+typedef struct {
+    void (*start)(void), (*stop)(void); /* on each thread, around its blocks */
+    /* Channels of pixels, `step` floats apart, to dst[chunk * dst_chunk + limb * dst_limb + pixel * FLRP_CHUNK + c],
+     * the last chunk filled up with 0. Returns whether a value is NaN or infinite. */
+    int (*split)(int limbs, int64_t pixels, int64_t channels, const float *x, int64_t step, uint16_t *dst,
+                 int64_t dst_chunk, int64_t dst_limb);
+    /* acc: [FLRP_LIMB_POSITIONS][FLRP_LIMB_OUTPUTS], whatever the positions; more: add to what is there. */
+    void (*block)(int positions, const flrp_limb_block *t, int more, float *acc);
+} flrp_limb_kernels;
+
 extern const flrp_kernels flrp_kernels_portable;
 #ifdef FLRP_X86
 extern const flrp_kernels flrp_kernels_avx2, flrp_kernels_avx512;
 #endif
+#ifdef FLRP_HAS_AMX
+extern const flrp_limb_kernels flrp_limb_kernels_amx;
+#endif
 const flrp_kernels *flrp_kernels_of(int isa);
+const flrp_limb_kernels *flrp_limb_kernels_of(int isa); /* NULL: none */
 
 /* One source line from column x0 on, read through the operands, side by side; zero outside the data. */
 void flrp_copy_line(const flrp_kernels *kernels, const flrp_product *p, const flrp_operand *operands, int64_t sample,
@@ -83,6 +114,8 @@ int flrp_winograd_run(int isa, int threads, const flrp_product *p, int64_t sampl
                       const flrp_epilogue *epilogue);
 int flrp_scatter_run(int isa, int threads, const flrp_product *p, int64_t samples, const flrp_operand *operands,
                      const flrp_epilogue *epilogue);
+int flrp_limbs_run(int isa, int threads, const flrp_product *p, int64_t samples, const flrp_operand *operands,
+                   const flrp_epilogue *epilogue);
 
 /* Run task(context, i, thread) for every i < tasks, split statically over threads; `work` is the number of
  * multiply-adds of the whole, so that small work is not worth a second thread. */

@@ -354,11 +354,14 @@ int flrp_product_run(int isa, int threads, const flrp_product *p, int64_t sample
                      const flrp_epilogue *epilogue) {
     job j = {.kernels = flrp_kernels_of(isa), .p = p, .operands = operands, .epilogue = epilogue, .samples = samples};
     if (!samples || !p->rows.count || !p->cols.count) return FLRP_OK;
-    if (p->form == FLRP_SCATTER) return flrp_scatter_run(isa, threads, p, samples, operands, epilogue);
-    if (p->form == FLRP_DENSE || p->form == FLRP_DENSE_BACK)
-        return flrp_dense_run(isa, threads, p, samples, operands, epilogue);
-    if (p->form == FLRP_DEPTHWISE) return flrp_depthwise_run(isa, threads, p, samples, operands, epilogue);
-    if (p->form == FLRP_WINOGRAD) return flrp_winograd_run(isa, threads, p, samples, operands, epilogue);
+    switch (p->form) {
+    case FLRP_SCATTER: return flrp_scatter_run(isa, threads, p, samples, operands, epilogue);
+    case FLRP_WINOGRAD: return flrp_winograd_run(isa, threads, p, samples, operands, epilogue);
+    case FLRP_DEPTHWISE: return flrp_depthwise_run(isa, threads, p, samples, operands, epilogue);
+    case FLRP_DENSE:
+    case FLRP_DENSE_BACK: return flrp_dense_run(isa, threads, p, samples, operands, epilogue);
+    case FLRP_LIMBS: return flrp_limbs_run(isa, threads, p, samples, operands, epilogue);
+    }
     const double work = (double)samples * p->rows.count * p->cols.count * p->rows.taps * p->cols.taps * p->src_c *
                         p->parts * p->sides * p->dst_c / p->groups;
     threads = flrp_threads_for(threads, INT64_MAX, work);

@@ -2,9 +2,9 @@
 
 Run by hand: python tests/mutants.py
 
-Each mutant is one change of text in a copy of the tree, which is built and tested; "survived" means that no test
-failed. Arguments are handed on to pytest, as in: python tests/mutants.py -k "not random". Exit code 1 where a mutant
-survives or its text is gone from the source, 2 where the tests fail without any change.
+Each mutant is one change of text in a copy of the tree, which is built and tested (those of tiles on emulated AMX);
+"survived" means that no test failed. Arguments are handed on to pytest, as in: python tests/mutants.py -k "not random".
+Exit code 1 where a mutant survives or its text is gone from the source, 2 where the tests fail without any change.
 """
 
 from __future__ import annotations
@@ -115,11 +115,48 @@ MUTANTS = [
     Mutant("program, class", "src_c/program.c", "if (!(x[c] <= x[best])) best = c;", "if (x[c] >= x[best]) best = c;"),
     Mutant("program, place", "src_c/program.c", "z = col - w->pad_left", "z = col"),
 ]
+TILE_MUTANTS = [
+    Mutant("tiles, products", "src_c/body/limbs.h", "multiply(tiles); /* mm */", "/* mm */"),
+    Mutant("tiles, infinities", "src_c/body/limbs.h", "finite = a + t->finite * t->a_limb", "finite = a"),
+    Mutant("tiles, slices", "src_c/amx.c", "&t, chunk > 0, sums", "&t, 0, sums"),
+    Mutant("tiles, second half", "src_c/body/limbs.h", "_tile_loadd(7, b + FLRP_LIMB_SIZE / 2", "_tile_loadd(7, b"),
+    Mutant("limbs, ties", "src_c/body/limbs.h", "bits + 0x7fff + (bits >> 16 & 1)", "bits + 0x8000"),
+    Mutant("limbs, largest", "src_c/body/limbs.h", "== EXPONENT ? bits : rounded)", "== EXPONENT ? rounded : rounded)"),
+    Mutant("limbs, NaN", "src_c/body/limbs.h", "bits | (bits & FRACTION ? QUIET_NAN : 0)", "bits"),
+    Mutant("limbs, packing", "fastlrp/packing.py", "transpose(0, 7, 3, 4, 1, 2, 8, 5, 9, 6)",
+           "transpose(0, 7, 3, 4, 2, 1, 8, 5, 9, 6)"),
+    Mutant("planes, shared zeros", "src_c/amx.c", "shared = flrp_min(shared, flrp_min(first, n - last))",
+           "shared = flrp_min(shared, first)"),
+    Mutant("planes, borders", "src_c/amx.c", "position + last, n - last);", "position + last, 0);"),
+    Mutant("planes, rows outside", "src_c/amx.c", "clear_positions(f, i * j->cols.planes + k, position, n)",
+           "clear_positions(f, i * j->cols.planes + k, position, n - 1)"),
+    Mutant("planes, first row", "src_c/amx.c", "before = l->lead + start", "before = l->lead"),
+    Mutant("planes, remainders", "src_c/amx.c", "flrp_ceil_div(l->size - l->remainder[plane], step)",
+           "flrp_ceil_div(l->size, step)"),
+    Mutant("planes, parts", "src_c/amx.c", "part * j->part_chunks * j->chunk_size + plane",
+           "part * j->chunk_size + plane"),
+    Mutant("planes, bound", "src_c/amx.c", "o->bound + y * size", "o->bound"),
+    Mutant("sides", "src_c/amx.c", "((side * j->panels + panel) * j->chunks", "(panel * j->chunks"),
+    Mutant("positions in vain", "src_c/amx.c", "sums + (first - at) * FLRP_LIMB_OUTPUTS", "sums"),
+    Mutant("destination", "src_c/amx.c", "p->cols.start + (col + m) * p->cols.stride", "p->cols.start + col + m"),
+]
 
 
-def run(command: list[str], folder: Path, timeout: float = 900) -> bool:
+class Suite(NamedTuple):
+    """What tests mutants: files, on a build with these variables."""
+
+    tests: list[str]
+    environment: dict[str, str]
+    mutants: list[Mutant]
+
+
+SUITES = [Suite(["tests/test_kernels.py", "tests/test_program.py"], {}, MUTANTS),
+          Suite(["tests/test_amx.py"], {"FASTLRP_EMULATE_AMX": "1"}, TILE_MUTANTS)]
+
+
+def run(command: list[str], folder: Path, environment: dict[str, str], timeout: float = 900) -> bool:
     """Whether the command succeeds in the copy."""
-    env = {**os.environ, "PYTHONPATH": str(folder), "FASTLRP_CFLAGS": "-O1 -Wno-all -Wno-extra"}
+    env = {**os.environ, "PYTHONPATH": str(folder), "FASTLRP_CFLAGS": "-O1 -Wno-all -Wno-extra", **environment}
     try:
         done = subprocess.run([sys.executable, *command], cwd=folder, env=env, capture_output=True, timeout=timeout,
                               check=False)
@@ -128,43 +165,53 @@ def run(command: list[str], folder: Path, timeout: float = 900) -> bool:
     return done.returncode == 0
 
 
-def try_tests(folder: Path, build: bool, arguments: list[str]) -> str:
+def try_tests(folder: Path, suite: Suite, build: bool, arguments: list[str]) -> str:
     """"survived", "caught", or "does not build"."""
-    if build and not run(["setup.py", "build_ext", "--inplace"], folder):
+    if build and not run(["setup.py", "build_ext", "--inplace", "--force"], folder, suite.environment):
         return "does not build"
-    tests = ["tests/test_kernels.py", "tests/test_program.py"]
-    command = ["-m", "pytest", *tests, "-x", "-q", "-p", "no:cacheprovider", *arguments]
-    return "survived" if run(command, folder) else "caught"
+    command = ["-m", "pytest", *suite.tests, "-x", "-q", "-p", "no:cacheprovider", *arguments]
+    return "survived" if run(command, folder, suite.environment) else "caught"
 
 
-def try_mutant(mutant: Mutant, folder: Path, arguments: list[str]) -> str:
+def try_mutant(mutant: Mutant, folder: Path, suite: Suite, arguments: list[str]) -> str:
     path = folder / mutant.file
     text = path.read_text()
     if text.count(mutant.old) < 1:
         return "text is gone"
     path.write_text(text.replace(mutant.old, mutant.new))
     try:
-        return try_tests(folder, path.suffix != ".py", arguments)
+        return try_tests(folder, suite, path.suffix != ".py", arguments)
     finally:
         path.write_text(text)
 
 
+def try_suite(suite: Suite, folder: Path, arguments: list[str]) -> list[str] | None:
+    """What became of each mutant; None where the tests fail without any."""
+    if try_tests(folder, suite, True, arguments) != "survived":
+        print(f"{suite.tests} fails, or does not build, without any change")
+        return None
+    results = []
+    for mutant in sorted(suite.mutants, key=lambda m: not m.file.endswith(".py")):  # first those on the unchanged build
+        start = time.monotonic()
+        results.append(try_mutant(mutant, folder, suite, arguments))
+        print(f"{mutant.family:<26}{mutant.file:<26}{results[-1]:<16}{time.monotonic() - start:5.0f} s", flush=True)
+    return results
+
+
 def main(arguments: list[str]) -> int:
-    with tempfile.TemporaryDirectory(prefix="mutants-") as name:
-        folder = Path(name)
-        for part in filter(lambda part: (ROOT / part).exists(), PARTS):
-            (shutil.copytree if (ROOT / part).is_dir() else shutil.copy2)(ROOT / part, folder / part)
-        if try_tests(folder, True, arguments) != "survived":
-            print("the tests fail, or do not build, without any change")
+    results: list[str] = []
+    for suite in SUITES:
+        with tempfile.TemporaryDirectory(prefix="mutants-") as name:
+            folder = Path(name)
+            for part in filter(lambda part: (ROOT / part).exists(), PARTS):
+                (shutil.copytree if (ROOT / part).is_dir() else shutil.copy2)(ROOT / part, folder / part)
+            found = try_suite(suite, folder, arguments)
+        if found is None:
             return 2
-        results = []
-        for mutant in sorted(MUTANTS, key=lambda m: not m.file.endswith(".py")):  # those on the unchanged build first
-            start = time.monotonic()
-            results.append(try_mutant(mutant, folder, arguments))
-            print(f"{mutant.family:<26}{mutant.file:<26}{results[-1]:<16}{time.monotonic() - start:5.0f} s", flush=True)
+        results += found
     caught = results.count("caught")
-    print(f"{caught} of {len(MUTANTS)} caught")
-    return 0 if caught == len(MUTANTS) else 1
+    print(f"{caught} of {len(results)} caught")
+    return 0 if caught == len(results) else 1
 
 
 if __name__ == "__main__":

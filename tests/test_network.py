@@ -335,6 +335,11 @@ def test_bad_arguments_of_explain_are_refused_by_name(name: str) -> None:
     (lambda net: net.lrp(SMALL_X, methods="abab"), "composite|methods"),
     (lambda net: net.sensitivity(SMALL_X, np.zeros(4)), "class_filter"),
     (lambda net: net.forward(SMALL_X, batch_size=-1), "batch_size"),
+    (lambda net: net.forward(SMALL_X, precision="low"), "precision .*'highest', 'high', 'medium', 'float64'.*'low'"),
+    (lambda net: net(SMALL_X, precision=np.float64), "precision"), (lambda net: net.at(["high"]), "precision"),
+    (lambda net: net.lrp(SMALL_X, precision="LOW"), "precision"), (lambda net: net.at(None), "precision"),
+    (lambda net: net.layerwise_lrp(SMALL_X, precision=1), "precision"),
+    (lambda net: net.test(SMALL_X, precision="single"), "precision"),
     (lambda net: net.reset_params(init="zeros"), "init"), (lambda net: net.to_numpy(np.int32), "dtype"),
     (lambda net: net.find("linear3"), "linear3"), (lambda net: fastlrp.set_num_threads(0), "n must"),
     (lambda net: fastlrp.set_num_threads(1.5), "n must"), (lambda net: fastlrp.set_num_threads(True), "n must"),
@@ -720,6 +725,30 @@ def test_the_twin_is_the_same_network_in_double_precision() -> None:
     assert single.forward(X).dtype == np.float32 and relative_error(single.forward(X), NET.forward(X)) < 1e-5
     with pytest.raises(TypeError, match="dtype"):
         Reference(np.complex64)
+
+
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+def test_precisions_are_floors(precision: str) -> None:
+    """Everywhere accepted. This network's layers are too small for anything but float32, on every machine; a twin has
+    its dtype's precision."""
+    found = NET.explain(X, 2, precision=precision)
+    assert_same_bits(found.relevance, NET.explain(X, 2).relevance)
+    assert_same_bits(NET.forward(X, precision=precision), NET.forward(X))
+    assert_same_bits(NET.lrp(X, precision=precision), NET.lrp(X))
+    assert_same_bits(NET.layerwise_lrp(X, methods="ab", precision=precision)[0], NET.lrp(X, methods="ab"))
+    assert NET.test(X[:2], precision=precision) == NET.test(X[:2])
+    twin = NET.to_numpy(np.float32)
+    assert_same_bits(twin.explain(X, 2, precision=precision).relevance, twin.explain(X, 2).relevance)
+
+
+def test_double_precision_is_the_twin() -> None:
+    """In every call that takes a precision."""
+    twin = NET.to_numpy()
+    assert_same_bits(NET.forward(X, precision="float64"), twin.forward(X))
+    assert_same_bits(NET(X, precision="float64"), twin(X))
+    assert_same_bits(NET.lrp(X, 1, "ab", precision="float64"), twin.lrp(X, 1, "ab"))
+    assert_same_bits(twin.explain(X, 1, precision="float64").relevance, twin.explain(X, 1).relevance)
+    assert NET.test(X[:2], precision="float64") == {"forward": 0.0, "relevance": 0.0}
 
 
 @ALL_COMPOSITES

@@ -1,0 +1,31 @@
+/* Tiles of 16 rows of 64 bytes: AMX with bf16. GCC's intrinsics are macros over the registers' numbers, so that these
+ * must be literals; the compiler allots none itself.
+ */
+#ifndef FLRP_TILE_H
+#define FLRP_TILE_H
+
+#include <stdint.h>
+
+#ifdef FLRP_EMULATE_AMX /* a test build for processors without it */
+#include "../../tests/emulate_amx.h"
+#else
+#include <immintrin.h>
+#endif
+
+#define TILE_ROWS 16
+#define TILE_BYTES 64 /* of one row: 32 bf16 numbers, 16 pairs of them, or 16 floats */
+
+typedef struct {
+    uint8_t palette, start_row, reserved[14];
+    uint16_t row_bytes[16];
+    uint8_t rows[16];
+} tile_shapes;
+
+/* All eight registers whole. Constant memory: GCC's intrinsic does not say that it reads all 64 bytes. */
+static const tile_shapes whole_tiles __attribute__((aligned(64))) = {
+    .palette = 1,
+    .row_bytes = {TILE_BYTES, TILE_BYTES, TILE_BYTES, TILE_BYTES, TILE_BYTES, TILE_BYTES, TILE_BYTES, TILE_BYTES},
+    .rows = {TILE_ROWS, TILE_ROWS, TILE_ROWS, TILE_ROWS, TILE_ROWS, TILE_ROWS, TILE_ROWS, TILE_ROWS},
+};
+
+#endif
