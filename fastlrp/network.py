@@ -75,7 +75,7 @@ class Network(Graph):
         layers: also return the relevance of every layer's output, by name.
         reference: "batch" or an array of inputs: subtract their mean activations from the inputs of layers with
             weights, and their mean output from the start; biases cancel, so that no rule uses them.
-        batch_size: samples at a time; it changes no bit. Default: what fits the caches.
+        batch_size: samples at a time; it changes no bit. Default: as many as have 512 MB of values (twin: 16 MB).
         precision: the least that products are granted, by PyTorch's names: "highest", errors no larger than float32
             arithmetic's; "high", 16 bits of every number; "medium", bfloat16; sums are float32. Only machines with AMX
             have something faster for the lower ones: on others all are "highest". Or "float64": on the NumPy twin,
