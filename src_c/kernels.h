@@ -25,8 +25,8 @@ typedef struct {
     const char *name;
     int lanes;
     int panel_vectors;  /* vectors in one panel of packed weights */
-    int narrow_vectors; /* vectors along the columns for narrow products of up to `narrow_rows` channels */
-    int narrow_rows;
+    int narrow_vectors; /* vectors along the columns for narrow products, and the most channels with so many of them */
+    int narrow_rows[FLRP_MAX_VECTORS];
     /* rows <= FLRP_MAX_ROWS, and rows x vectors one of the blocks above; acc: [rows][vectors * lanes] */
     void (*tile)(int rows, int vectors, const flrp_tile *t, float *acc);
     /* Epilogue on `rows` rows of n accumulators of a side, row m going to out[offsets[m] ...], from `channel` on. */

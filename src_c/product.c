@@ -11,7 +11,6 @@
 
 #include "kernels.h"
 
-#define LINE_PIXELS 64   /* of a narrow product's line, finished together */
 #define SHORT_SEGMENT 16 /* runs shorter than this become segments of one element */
 #define MOST_SHORT 512   /* unless their offsets would crowd the L1 cache */
 #define SCRATCH_TARGET (192 * 1024) /* bytes of source rows per task: they stay in L2 beside a weight panel */
@@ -98,7 +97,7 @@ static void plan_strides(job *j) {
     j->line = j->block_w * j->pixel;
     j->plane = j->block_h * j->line;
     j->image = j->plane * (narrow(p) ? p->src_c * p->parts : 1);
-    j->line_size = narrow(p) ? line_width(j) * p->dst_c * (p->sides + 1) : 0;
+    j->line_size = narrow(p) ? line_width(j) * p->dst_c * (p->sides + 2) : 0;
     /* Narrow products load whole vectors past the end of a line. */
     j->scratch_size = j->block_samples * j->image + FLRP_MAX_VECTORS * j->kernels->lanes;
 }
@@ -282,10 +281,10 @@ static void narrow_tiles(const job *j, const float *source, int64_t row, float *
     valid_taps(j, row, &first, &last);
     set_segments(j, &t, first, last);
     for (int64_t c = 0; c < cols; c += kernels->narrow_vectors * kernels->lanes)
-        for (int64_t o = 0; o < all; o += kernels->narrow_rows) {
-            const int64_t size = flrp_min(kernels->narrow_rows, all - o);
+        for (int64_t o = 0, size; o < all; o += size) {
             const int64_t vectors = flrp_min(kernels->narrow_vectors, flrp_ceil_div(cols - c, kernels->lanes));
-            const int64_t lanes = vectors * kernels->lanes;
+            const int64_t lanes = vectors * kernels->lanes, most = kernels->narrow_rows[vectors - 1];
+            size = flrp_ceil_div(all - o, flrp_ceil_div(all - o, most));
             for (int64_t m = 0; m < size; m++)
                 t.a[m] = p->weights + o + m + (j->flat ? first * j->row_segments * all : 0);
             t.b = source + c;
@@ -295,32 +294,46 @@ static void narrow_tiles(const job *j, const float *source, int64_t row, float *
         }
 }
 
-/* The epilogue of a line of pixels, channels together again. */
-static void finish_line(const job *j, int side, int64_t sample, int64_t row, const float *line) {
+/* The epilogue of a line of pixels, channels together again; neighbouring pixels are one run. */
+static void finish_line(const job *j, const flrp_epilogue *e, int side, int64_t sample, int64_t row, const float *line) {
     const flrp_product *p = j->p;
     const int64_t cols = p->cols.count, outs = p->dst_c;
-    int64_t offsets[LINE_PIXELS];
-    if (p->cols.stride == 1 && !j->epilogue->bias) { /* neighbouring pixels: one run */
+    if (p->cols.stride == 1) {
         const int64_t at = destination(p, sample, row, 0);
-        j->kernels->finish(j->epilogue, side, 1, cols * outs, 0, line, cols * outs, &at);
+        j->kernels->finish(e, side, 1, cols * outs, 0, line, cols * outs, &at);
         return;
     }
-    for (int64_t c = 0; c < cols; c += LINE_PIXELS) {
-        const int64_t count = flrp_min(LINE_PIXELS, cols - c);
-        for (int64_t i = 0; i < count; i++) offsets[i] = destination(p, sample, row, c + i);
-        j->kernels->finish(j->epilogue, side, (int)count, outs, 0, line + c * outs, outs, offsets);
+    for (int64_t c = 0; c < cols; c++) {
+        const int64_t at = destination(p, sample, row, c);
+        j->kernels->finish(e, side, 1, outs, 0, line + c * outs, outs, &at);
     }
 }
 
-static void run_narrow_line(const job *j, const float *source, int64_t sample, int64_t row, float *scratch) {
+static void run_narrow_line(const job *j, const flrp_epilogue *e, const float *source, int64_t sample, int64_t row,
+                            float *scratch) {
     const flrp_product *p = j->p;
     const int64_t cols = p->cols.count, outs = p->dst_c, width = line_width(j);
     float *line = scratch + p->sides * outs * width;
     narrow_tiles(j, source, row, scratch, width);
     for (int side = 0; side < p->sides; side++, scratch += outs * width) {
         if (outs > 1) j->kernels->transpose(outs, cols, scratch, width, line, outs);
-        finish_line(j, side, sample, row, outs > 1 ? line : scratch);
+        finish_line(j, e, side, sample, row, outs > 1 ? line : scratch);
     }
+}
+
+static void run_narrow(const job *j, const float *source, int64_t sample, int64_t samples, int64_t row, int64_t rows,
+                       float *scratch) {
+    const flrp_product *p = j->p;
+    const int64_t outs = p->dst_c, run = p->cols.stride == 1 ? p->cols.count : 1;
+    flrp_epilogue e = *j->epilogue;
+    if (e.bias) { /* repeated for all pixels of a run */
+        for (int64_t i = 0; i < run * outs; i++) scratch[i] = e.bias[i % outs];
+        e.bias = scratch;
+    }
+    scratch += line_width(j) * outs;
+    for (int64_t s = 0; s < samples; s++)
+        for (int64_t r = 0; r < rows; r++)
+            run_narrow_line(j, &e, source + s * j->image + r * p->rows.step * j->line, sample + s, row + r, scratch);
 }
 
 static void run_task(void *context, int64_t task, int thread) {
@@ -337,10 +350,7 @@ static void run_task(void *context, int64_t task, int thread) {
         source = j->operands[0].data + sample * j->image + first_source(&p->rows, row) * j->line +
                  first_source(&p->cols, 0) * j->pixel;
     if (narrow(p)) {
-        for (int64_t s = 0; s < samples; s++)
-            for (int64_t r = 0; r < rows; r++)
-                run_narrow_line(j, source + s * j->image + r * p->rows.step * j->line, sample + s, row + r,
-                                scratch + j->scratch_size);
+        run_narrow(j, source, sample, samples, row, rows, scratch + j->scratch_size);
         return;
     }
     const int64_t k_total = p->rows.taps * j->row_segments * j->length;

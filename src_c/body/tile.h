@@ -53,8 +53,8 @@ FLRP_INLINE void tile_block(const int rows, const int vectors, const flrp_tile *
         for (int v = 0; v < vectors; v++) v_store(out + (m * vectors + v) * VW, acc[m][v]);
 }
 
-/* Wide blocks have up to 6 rows of a panel; narrow ones up to NARROW_ROWS rows of 4 vectors. */
-#define NARROW_ROWS (PANEL_VECTORS == 4 ? 6 : 3)
+/* Wide blocks have up to 6 rows of a panel; narrow ones of 1 to 4 vectors up to NARROW_ROWS rows. */
+#define NARROW_ROWS {6, 6, PANEL_VECTORS == 4 ? 6 : 4, PANEL_VECTORS == 4 ? 6 : 3}
 #define ROWS(r, v) case 8 * r + v: tile_block(r, v, t, acc); return;
 #define WIDE(v) ROWS(1, v) ROWS(2, v) ROWS(3, v) ROWS(4, v) ROWS(5, v) ROWS(6, v)
 #define NARROW(v) ROWS(1, v) ROWS(2, v) ROWS(3, v)
@@ -67,7 +67,7 @@ static void tile(int rows, int vectors, const flrp_tile *t, float *acc) {
         WIDE(3)
         WIDE(4)
 #else
-        NARROW(3)
+        NARROW(3) ROWS(4, 3)
         NARROW(4)
 #endif
     }
