@@ -194,10 +194,10 @@ cdef class Product:
         a.taps, a.offsets = len(axis.offsets), <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>offsets)
         return 0
 
-    def pack(self, weight, bint scatter=False, int limbs=0):
+    def pack(self, weight, bint scatter=False, int limbs=0, bint direct=False):
         """Lay out weights (sides, kh, kw, parts, src channels / groups, dst channels) as the form for the shape wants.
 
-        limbs: split numbers into so many bf16 numbers (0: not at all).
+        limbs: split numbers into so many bf16 numbers (0: not at all). direct: no Winograd (see ops.Native).
         """
         cdef Py_ssize_t i
         cdef flrp_product *p
@@ -209,10 +209,10 @@ cdef class Product:
                                  f"in {p.groups} groups")
             if limbs and not (flrp_has_limbs(self.isa) and 1 <= limbs <= 3 and p.groups == 1 and not scatter):
                 raise ValueError(f"{limbs} limbs are not for {flrp_isa_name(self.isa).decode()}, {p.groups} groups")
-            self.pack_sweep(p, self.shapes[i], weight, scatter, limbs)
+            self.pack_sweep(p, self.shapes[i], weight, scatter, limbs, direct)
         return self
 
-    cdef int pack_sweep(self, flrp_product *p, sweep, weight, bint scatter, int limbs) except -1:
+    cdef int pack_sweep(self, flrp_product *p, sweep, weight, bint scatter, int limbs, bint direct) except -1:
         cdef Py_ssize_t width = flrp_panel_width(self.isa)
         if limbs:
             p.form, p.limbs = FLRP_LIMBS, limbs
@@ -223,7 +223,7 @@ cdef class Product:
         elif 1 < p.groups == p.src_c == p.dst_c:
             p.form = FLRP_DEPTHWISE
             packed = packing.depthwise(weight, sweep)
-        elif packing.prefers_winograd(sweep, p.groups, p.parts * p.src_c, p.dst_c):
+        elif not direct and packing.prefers_winograd(sweep, p.groups, p.parts * p.src_c, p.dst_c):
             p.form = FLRP_WINOGRAD
             packed = packing.winograd(weight, sweep, width)
         elif packing.prefers_narrow(sweep, p.groups, p.dst_c, flrp_lanes(self.isa)):
@@ -378,6 +378,8 @@ cdef class Program:
             w[0] = window_of(step.window)
             s.window = w
         if step.product is not None:
+            if (<Product>step.product).isa != self.isa:
+                raise ValueError("the instruction set was changed while a program was recorded")
             s.product, s.sweeps = (<Product>step.product).sweeps, (<Product>step.product).count
             self.products.append(weakref.ref(step.product))
             self.p.work += product_work(step.product)

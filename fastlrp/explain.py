@@ -142,7 +142,7 @@ def _run(graph: Graph, request: Request, nonnegative: bool, inputs: dict[Any, Ar
          classes: Array | None) -> None:
     """Explain samples whose inputs are all `nonnegative`, or may be anything."""
     def work(ops: Any, inputs: Mapping[Any, Any], classes: Any) -> dict[Any, Any]:
-        trace = run_forward(graph, request.plan, inputs["x"], ops, nonnegative)
+        trace = run_forward(graph, request.plan, inputs["x"], ops, request.end, nonnegative)
         output = trace.values[request.end]
         relevance = _start(ops, request, output, inputs.get("given"), classes)
         found: dict[Any, Any] = {"output": output, "start": relevance}

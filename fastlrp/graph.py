@@ -16,7 +16,7 @@ import numpy as np
 
 from .layers import Layer, WeightedLayer
 from .ops import NATIVE, NATIVES, PREPARING, Native, native, real_array
-from .program import NotRecorded, Program, Recorder
+from .program import Program, Recorder
 from .reference import Array, Reference
 from .shapes import as_size
 
@@ -173,34 +173,37 @@ class Graph:
         """Write what `work` makes of the inputs to the outputs, by name: batches of at least one sample.
 
         On compiled kernels it is recorded and run as a program, kept by key (None: not at all) as long as the layers
-        have the same weights. classes: see `pick` of the backends.
+        are the same. classes: see `pick` of the backends.
         """
-        arrays, key = {**inputs, **outputs}, (self.ops.key, key)
+        arrays, key = {**inputs, **outputs}, (self.ops.key, sum(layer.version for layer in self.layers), key)
         program = self._programs.get(key)
         if program is not None and program(arrays, classes):
             return
-        program = self._record(work, inputs, outputs)
+        program, recorder = self._record(work, inputs, outputs)  # which keeps the packed weights alive
         if program is None:
             found = work(self.ops, inputs, classes)
             for name, target in outputs.items():
                 target[...] = found[name]
             return
-        if not program(arrays, classes):
-            raise RuntimeError("weights were changed while they were in use")
-        if key[1] is not None:
+        program(arrays, classes)
+        del recorder
+        if key[2] is not None:
             _keep(self._programs, key, program, MOST_PROGRAMS)
 
-    def _record(self, work: Work, inputs: Mapping[Any, Array], outputs: Mapping[Any, Array]) -> Program | None:
-        """The program of a run, None where the backend or a layer does not allow one."""
+    def _record(self, work: Work, inputs: Mapping[Any, Array],
+                outputs: Mapping[Any, Array]) -> tuple[Program | None, Any]:
+        """The program of a run, and the recorder with all that it holds; no program where the backend or a layer does
+        not allow one."""
         if not isinstance(self.ops, Native):
-            return None
+            return None, None
         recorder = Recorder(self.ops)
         slots = {name: recorder.slot(array.shape[1:]) for name, array in inputs.items()}
         try:
-            values = work(recorder, slots, None)
-        except NotRecorded:
-            return None
-        return Program(recorder, slots, {name: values[name] for name in outputs})
+            with PREPARING:  # weights and biases of one time
+                values = work(recorder, slots, None)
+                return Program(recorder, slots, {name: values[name] for name in outputs}), recorder
+        except Exception:  # a user's layer that wants arrays may say so in any way; a true error comes again
+            return None, None
 
     def as_input(self, x: Any, name: str = "x") -> Array:
         """A batch in the backend's type; ValueError where the samples' shape is not the network's."""

@@ -57,35 +57,41 @@ class Native(Plain):
         return _kernels.get_isa(), self.precision
 
     def product(self, layer: Any, parts: Sequence[Part], operands: Sequence[Operand], *, bias: Array | None = None,
-                ratio: Ratio | None = None, sign: int = 0) -> Array:
+                ratio: Ratio | None = None, sign: int = 0, direct: bool = False) -> Array:
         """Σ over operands of linear(operand, weight part) + bias, then the quotient, if any.
 
         sign: 1 where no exact sum can be negative, -1 where none can be positive: then rounding makes none.
+        direct: a sum's error may be no larger than its own terms', however large its neighbours are: not so with
+        Winograd's differences of sums.
         """
         n = operands[0][0].shape[0]
         out = _kernels.empty((n, *layer.out_shape))
-        return self.packed_product(layer, parts)(n, operands, out, bias=bias, ratio=ratio, sign=sign)
+        return self.packed_product(layer, parts, direct)(n, operands, out, bias=bias, ratio=ratio, sign=sign)
 
-    def packed_product(self, layer: Any, parts: Sequence[Part]) -> _kernels.Product:
+    def packed_product(self, layer: Any, parts: Sequence[Part], direct: bool) -> _kernels.Product:
         """The layer's weights, packed for `product`."""
-        return layer.packed((self.key, "forward", tuple(parts)), self._pack)
+        return layer.packed((self.key, "forward", direct, tuple(parts)), self._pack)
 
-    def packed_product_back(self, layer: Any, sides: Sequence[Side]) -> _kernels.Product:
+    def packed_product_back(self, layer: Any, sides: Sequence[Side], direct: bool) -> _kernels.Product:
         """The same for `product_back`."""
-        return layer.packed((self.key, "back", *(parts for parts, _ in sides)), self._pack)
+        return layer.packed((self.key, "back", direct, *(parts for parts, _ in sides)), self._pack)
 
-    def product_back(self, layer: Any, operands: Sequence[Operand], sides: Sequence[Side]) -> Array:
-        """Σ over sides of factor · (Σ over operands of the transposed map with the side's weight parts)."""
+    def product_back(self, layer: Any, operands: Sequence[Operand], sides: Sequence[Side],
+                     direct: bool = False) -> Array:
+        """Σ over sides of factor · (Σ over operands of the transposed map with the side's weight parts).
+
+        direct: as in `product`.
+        """
         n = operands[0][0].shape[0]
         out = _kernels.empty((n, *layer.in_shape))
-        product = self.packed_product_back(layer, sides)
+        product = self.packed_product_back(layer, sides, direct)
         factors = [factor for _, factor in sides if factor is not None]
         return product(n, operands, out, factors=factors or None)
 
     def _pack(self, layer: Any, key: tuple[Any, ...]) -> _kernels.Product:
         """The layer's product in one direction: weights (side, kh, kw, part, source channels / groups, destination
         channels), packed, or a dense layer's own array."""
-        _, direction, *sides = key
+        _, direction, direct, *sides = key
         back, geometry = direction == "back", layer.geometry.simplest
         filters = layer.weight.reshape(geometry.weight_shape)
         ends = (geometry.out_shape, geometry.in_shape) if back else (geometry.in_shape, geometry.out_shape)
@@ -102,7 +108,7 @@ class Native(Plain):
             *lead, ins, outs = weight.shape
             grouped = weight.reshape(*lead, ins, geometry.groups, outs // geometry.groups)
             weight = grouped.swapaxes(-1, -3).reshape(*lead, outs // geometry.groups, -1)
-        return product.pack(weight, scatter, limbs)
+        return product.pack(weight, scatter, limbs, direct)
 
     def _limbs(self, geometry: Geometry, source: tuple[int, int, int], destination: tuple[int, int, int]) -> int:
         """The bf16 numbers that a product splits each number into; 0: it stays on float32."""

@@ -26,12 +26,13 @@ class NotRecorded(Exception):
     """A layer computes with arrays itself, not in a backend's verbs: such a run cannot be recorded."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Slot(np.lib.mixins.NDArrayOperatorsMixin):
-    """One value of a batch that is not there yet: where it will be, and the shape of one sample."""
+    """One value of a batch that is not there yet: where it will be, and the shape of one sample. It has nothing else of
+    an array, not even a shape, so that no one takes it for one."""
 
     index: int
-    shape: tuple[int, ...]
+    sample_shape: tuple[int, ...]
 
     def _refuse(self, *arguments: Any, **more: Any) -> Any:
         raise NotRecorded
@@ -43,7 +44,7 @@ class Slot(np.lib.mixins.NDArrayOperatorsMixin):
 Source = tuple[Slot, str, Any]  # as reference.Operand: (value, read, bound)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Step:
     """One call of a kernel. `fastlrp.h` says what each takes."""
 
@@ -99,16 +100,16 @@ class Recorder:
         return out
 
     def product(self, layer: Any, parts: Sequence[Part], operands: Sequence[Any], *, bias: Array | None = None,
-                ratio: Any = None, sign: int = 0) -> Any:
+                ratio: Any = None, sign: int = 0, direct: bool = False) -> Any:
         if not isinstance(operands[0][0], Slot):
-            return self.native.product(layer, parts, operands, bias=bias, ratio=ratio, sign=sign)
+            return self.native.product(layer, parts, operands, bias=bias, ratio=ratio, sign=sign, direct=direct)
         return self._add("product", layer.out_shape, *operands, ratio=ratio, constants=(bias,), sign=sign,
-                         product=self.native.packed_product(layer, parts))
+                         product=self.native.packed_product(layer, parts, direct))
 
-    def product_back(self, layer: Any, operands: Sequence[Any], sides: Sequence[Any]) -> Slot:
+    def product_back(self, layer: Any, operands: Sequence[Any], sides: Sequence[Any], direct: bool = False) -> Slot:
         factors = tuple(factor for _, factor in sides if factor is not None)
         return self._add("product", layer.in_shape, *operands, factors=factors,
-                         product=self.native.packed_product_back(layer, sides))
+                         product=self.native.packed_product_back(layer, sides, direct))
 
     def sum_pool(self, window: Window, x: Slot, scale: Array) -> Slot:
         return self._add("sum_pool", window.out_shape, x, window=window, constants=(scale,))
@@ -123,51 +124,54 @@ class Recorder:
         return self._add("max_pool_backward", window.in_shape, g, winner, window=window)
 
     def ratio_map(self, sums: Any, bias: Array | None, ratio: Any) -> Slot:
-        shape, channels = ratio[0].shape, 1 if bias is None else bias.size
+        shape, channels = ratio[0].sample_shape, 1 if bias is None else bias.size
         if isinstance(sums, Slot):
             return self._add("ratio", shape, sums, ratio=ratio, constants=(bias,), channels=channels)
         return self._add("ratio", shape, None, ratio=ratio, constants=(bias, sums), channels=channels)
 
     def gamma_map(self, p: Slot, q: Slot, z: Slot, bias: Array | None, gamma: float, ratio: Any) -> tuple[Slot, Slot]:
-        return self._add_two("gamma", p.shape, p, q, z, ratio=ratio, constants=(bias,), parameter=gamma,
+        return self._add_two("gamma", p.sample_shape, p, q, z, ratio=ratio, constants=(bias,), parameter=gamma,
                              channels=1 if bias is None else bias.size)
 
     def activation(self, kind: str, x: Slot, parameter: float = 0) -> Slot:
-        return self._add("activation", x.shape, x, kind=_kernels.ACTIVATIONS[kind], parameter=parameter)
+        return self._add("activation", x.sample_shape, x, kind=_kernels.ACTIVATIONS[kind], parameter=parameter)
 
     def activation_backward(self, kind: str, x: Slot, g: Slot, parameter: float = 0) -> Slot:
-        return self._add("activation_backward", x.shape, x, g, kind=_kernels.ACTIVATIONS[kind], parameter=parameter)
+        return self._add("activation_backward", x.sample_shape, x, g, kind=_kernels.ACTIVATIONS[kind],
+                         parameter=parameter)
 
     def affine(self, x: Slot, *, minus: Any = 0, times: Any = 1, over: Any = 1, plus: Any = 0) -> Slot:
         arrays = [np.asarray(value, self.dtype) for value in (minus, times, over, plus)]
-        shape = np.broadcast_shapes(*(a.shape for a in arrays))
+        shape: tuple[int, ...] = np.broadcast_shapes(*(a.shape for a in arrays))
+        if shape not in ((), (1,), x.sample_shape[-1:]):  # those repeat along a sample
+            shape = x.sample_shape
         constants = tuple(np.array(np.broadcast_to(a, shape), order="C") for a in arrays)
-        return self._add("affine", x.shape, x, constants=constants, channels=math.prod(shape))
+        return self._add("affine", x.sample_shape, x, constants=constants, channels=math.prod(shape))
 
     def multiply(self, a: Slot, b: Slot) -> Slot:
-        return self._add("combine", a.shape, a, b, kind=1)
+        return self._add("combine", a.sample_shape, a, b, kind=1)
 
     def add(self, a: Slot, b: Slot) -> Slot:
-        return self._add("combine", a.shape, a, b, kind=0)
+        return self._add("combine", a.sample_shape, a, b, kind=0)
 
     def pick(self, output: Slot, classes: Any, one: bool) -> Slot:
-        return self._add("pick", output.shape, output, kind=int(one))
+        return self._add("pick", output.sample_shape, output, kind=int(one))
 
     def reshape(self, x: Slot, shape: Sequence[int]) -> Slot:
         return Slot(x.index, tuple(shape))
 
     def pad(self, x: Slot, padding: Padding, value: float) -> Slot:
         (top, bottom), (left, right) = padding
-        height, width, channels = x.shape
+        height, width, channels = x.sample_shape
         return self._place(x, (top, left), (height + top + bottom, width + left + right, channels), value)
 
     def crop(self, x: Slot, padding: Padding) -> Slot:
         (top, bottom), (left, right) = padding
-        height, width, channels = x.shape
+        height, width, channels = x.sample_shape
         return self._place(x, (-top, -left), (height - top - bottom, width - left - right, channels), 0.0)
 
     def _place(self, x: Slot, at: tuple[int, int], shape: tuple[int, int, int], value: float) -> Slot:
-        return self._add("place", shape, x, window=_Rectangle(x.shape, at, shape), parameter=value)
+        return self._add("place", shape, x, window=_Rectangle(x.sample_shape, at, shape), parameter=value)
 
 
 @dataclass(frozen=True)

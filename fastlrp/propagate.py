@@ -20,6 +20,7 @@ from .rules import (
     Convention,
     Epsilon,
     Gamma,
+    GammaSimple,
     Gradient,
     LinearRule,
     Norm,
@@ -75,16 +76,17 @@ def _applies(layer: Layer, rule: Rule) -> bool:
     return isinstance(rule, (Pass, PositiveGradient, SmoothGradient) if layer.role == "activation" else Pass)
 
 
-def run_forward(graph: Graph, plan: Plan, x: Array, ops: Any, nonnegative: bool) -> Trace:
-    """A trace for `propagate`: where a rule needs both p and q, the layer's output is made of them."""
-    trace = Trace([x], [], ops)
-    for i, node in enumerate(graph.nodes):
-        source, rule = node.inputs[0], plan.rules[i]
-        step = _Linear(ops, node.layer, plan, i) if isinstance(rule, AlphaBeta) and plan.means is None else None
-        if step is not None and plan.nonnegative[nonnegative][source]:
-            value, kept = step.split(trace.values[source])
+def run_forward(graph: Graph, plan: Plan, x: Array, ops: Any, start: int, nonnegative: bool) -> Trace:
+    """A trace for `propagate` from value `start`: where a rule needs both p and q, the layer's output is made of them;
+    where it divides by the output as it comes, that is as exact as its own terms allow."""
+    trace, gated = Trace([x], [], ops), _gated(graph, plan, start)
+    for i, node in enumerate(graph.nodes[:start]):
+        layer, value = node.layer, trace.values[node.inputs[0]]
+        if isinstance(plan.rules[i], LinearRule) and isinstance(layer, WeightedLayer) and plan.means is None:
+            step = _Linear(ops, layer, plan, i, gated[i + 1])
+            value, kept = step.forward(value, plan.nonnegative[nonnegative][node.inputs[0]])
         else:
-            value, kept = node.layer.forward(ops, trace.values[source])
+            value, kept = layer.forward(ops, value)
         trace.values.append(value)
         trace.kept.append(kept)
     return trace
@@ -180,7 +182,7 @@ def _gated(graph: Graph, plan: Plan, start: int) -> list[bool]:
 
 
 class _Linear:
-    """One linear layer's rule. gated: relevance is zero where z is not positive; sums: what `split` kept, or None."""
+    """One linear layer's rule. gated: relevance is zero where z is not positive; sums: what `forward` kept."""
 
     def __init__(self, ops: Any, layer: Any, plan: Plan, index: int, gated: bool = False, sums: Any = None):
         self.ops, self.layer, self.convention, self.gated, self.sums = ops, layer, plan.convention, gated, sums
@@ -190,13 +192,17 @@ class _Linear:
         uses_bias = rule.bias and plan.convention.bias and plan.means is None
         self.bias = layer.bias if uses_bias else None
 
-    def split(self, x: Array) -> tuple[Array, Any]:
-        """The layer's output for x ≥ 0, as p + q with their biases where the rule has use for both."""
-        if len(self.rule.terms) < 2 or (self.layer.bias is not None and self.bias is None):
-            return self.layer.forward(self.ops, x)
-        read: list[Operand] = [(x, "plain", None)]
-        sums = {term: self._sum(term, read, bias=self._bias(part)) for term, part in (("p", "+"), ("q", "-"))}
-        return self.ops.add(sums["p"], sums["q"]), sums
+    def forward(self, x: Array, nonnegative: bool) -> tuple[Array, Any]:
+        """The layer's output as the rule has use for it; for x ≥ 0 as p + q with their biases where it takes both."""
+        both = len(self.rule.terms) > 1 and (self.layer.bias is None or self.bias is not None)
+        if isinstance(self.rule, AlphaBeta) and nonnegative and both:
+            read: list[Operand] = [(x, "plain", None)]
+            p = self._sum("p", read, bias=self._bias("+"), direct=True)
+            q = self._sum("q", read, bias=self._bias("-"), direct=True)
+            return self.ops.add(p, q), {"p": p, "q": q}
+        if self.rule.reads == "plain" and not self.is_bounded():
+            return self.ops.product(self.layer, ("w",), [(x, "plain", None)], bias=self.layer.bias, direct=True), None
+        return self.layer.forward(self.ops, x)
 
     def __call__(self, x: Array, z: Array | None, relevance: Array, nonnegative: bool) -> Array:
         if self.rule.reads == "one":
@@ -210,6 +216,12 @@ class _Linear:
         if nonnegative:
             return self._signed([(x, "plain", None)], z, relevance)
         return self._signed([(x, "positive", None), (x, "negative", None)], z, relevance)
+
+    def is_bounded(self) -> bool:
+        """Whether the quotient of the rule's one sum is at most relevance over z, which a ReLU keeps within bounds: its
+        relevance is its output times something. Else quotients may be as large as 1/ε beside their neighbours."""
+        biased = self.layer.bias is None or self.bias is not None
+        return self.gated and biased and not (isinstance(self.rule, GammaSimple) and self.rule.gamma > 1)
 
     def _ratio(self, relevance: Array, coefficient: float) -> tuple[Array, float, float, bool]:
         return relevance, self.rule.epsilon_in(self.convention), coefficient, self.convention.signed
@@ -239,8 +251,10 @@ class _Linear:
         if part == "w" and z is not None and (not biased or self.bias is not None):
             a = self.ops.ratio_map(z, None, ratio)  # the forward pass has the sums
         else:
-            a = self.ops.product(self.layer, (part,), [(x, "plain", None)], bias=self._bias(part), ratio=ratio)
-        return self.ops.product_back(self.layer, [(a, "plain", None)], [((part,), (x, "plain", None))])
+            a = self.ops.product(self.layer, (part,), [(x, "plain", None)], bias=self._bias(part), ratio=ratio,
+                                 direct=not self.is_bounded())
+        return self.ops.product_back(self.layer, [(a, "plain", None)], [((part,), (x, "plain", None))],
+                                     direct=not self.is_bounded())
 
     def _box(self, x: Array, z: Array | None, relevance: Array) -> Array:
         """(x − l)W⁺ + (x − h)W⁻ = z − b − (lW⁺ + hW⁻): where the forward pass has z, only a constant is missing."""
@@ -262,17 +276,18 @@ class _Linear:
         Computed once per plan and weights.
         """
         layer, parts = self.layer, ("+", "-")
+        weight, own_bias = layer.weight, layer.bias  # of one time: another thread may assign new ones
         key = (layer.name, self.ops.key)
         kept = self.constants.get(key)
-        if kept is not None and kept[0] is layer.weight and kept[1] is layer.bias:
+        if kept is not None and kept[0] is weight and kept[1] is own_bias:
             return kept[2]
         total = self.ops.product(layer, parts, [(low[None], "plain", None), (high[None], "plain", None)],
-                                 bias=layer.bias)
+                                 bias=own_bias)
         span = (high - low)[None]
         reach = self.ops.product(layer, parts, [(span, "plain", None), (-span, "plain", None)])
         precise = bool((np.abs(total) <= MOST_CANCELLED * reach).all())
         constant = -total[0] if precise else None
-        self.constants[key] = (layer.weight, layer.bias, constant)
+        self.constants[key] = (weight, own_bias, constant)
         return constant
 
     def _signed(self, reads: list[Operand], z: Array | None, relevance: Array) -> Array:
@@ -284,7 +299,8 @@ class _Linear:
         """x⁺·(W⁺ᵀA + W⁻ᵀB) + x⁻·(W⁻ᵀA + W⁺ᵀB): maps are A ("p") and B ("q"), one side for each reading."""
         sides = [(tuple(own if term == "p" else other for term, _ in maps), factor)
                  for factor, own, other in zip(reads, "+-", "-+", strict=False)]
-        return self.ops.product_back(self.layer, [(a, "plain", None) for _, a in maps], sides)
+        return self.ops.product_back(self.layer, [(a, "plain", None) for _, a in maps], sides,
+                                     direct=len(maps) > 1 or self.box is not None or not self.is_bounded())
 
     def _sum(self, term: str, reads: list[Operand], **end: Any) -> Array:
         """p = x⁺W⁺ + x⁻W⁻ or q = x⁺W⁻ + x⁻W⁺."""
@@ -295,11 +311,12 @@ class _Linear:
         ratios = [(term, self._ratio(relevance, coefficient)) for term, coefficient in self.rule.terms]
         if self.sums is not None:
             return [(term, self.ops.ratio_map(self.sums[term], None, ratio)) for term, ratio in ratios]
-        return [(term, self._sum(term, reads, bias=self._bias("+" if term == "p" else "-"), ratio=ratio))
+        direct = len(ratios) > 1 or not self.is_bounded()
+        return [(term, self._sum(term, reads, bias=self._bias("+" if term == "p" else "-"), ratio=ratio, direct=direct))
                 for term, ratio in ratios]
 
     def _gamma(self, reads: list[Operand], z: Array | None, relevance: Array) -> list[tuple[str, Array]]:
-        p, q = self._sum("p", reads), self._sum("q", reads)
+        p, q = self._sum("p", reads, direct=True), self._sum("q", reads, direct=True)
         z = self.ops.add(p, q) if z is None else z
         a, b = self.ops.gamma_map(p, q, z, self.bias, self.rule.gamma, self._ratio(relevance, 1.0))
         return [("p", a), ("q", b)]

@@ -191,9 +191,9 @@ class Reference(Plain):
         self.key = f"twin {self.dtype}"
 
     def product(self, layer: Any, parts: Sequence[Part], operands: Sequence[Operand], *, bias: Array | None = None,
-                ratio: Ratio | None = None, sign: int = 0) -> Array:
-        """Σ over operands of linear(operand, weight part) + bias, then the quotient, if any. sign: see ops.Native;
-        here sums of terms of one sign have that sign anyway."""
+                ratio: Ratio | None = None, sign: int = 0, direct: bool = False) -> Array:
+        """Σ over operands of linear(operand, weight part) + bias, then the quotient, if any. sign, direct: see
+        ops.Native; here sums of terms of one sign have that sign anyway, and all are direct."""
         geometry = layer.geometry
         out: Any = sum(linear(geometry, read(*o).reshape(len(o[0]), *geometry.in_shape),
                                 weight_part(layer.filters, part)) for part, o in zip(parts, operands, strict=True))
@@ -201,7 +201,8 @@ class Reference(Plain):
         out = out.reshape(len(out), *layer.out_shape)
         return out if ratio is None else quotient(out, ratio)
 
-    def product_back(self, layer: Any, operands: Sequence[Operand], sides: Sequence[Side]) -> Array:
+    def product_back(self, layer: Any, operands: Sequence[Operand], sides: Sequence[Side],
+                     direct: bool = False) -> Array:
         """Σ over sides of factor · (Σ over operands of the transposed map with the side's weight parts)."""
         geometry = layer.geometry
         total: Any = 0

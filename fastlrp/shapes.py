@@ -197,7 +197,8 @@ class Geometry(Window):
     @property
     def is_dense(self) -> bool:
         """Whether this is a plain matrix: one window of one pixel."""
-        return self.in_shape[:2] == self.grid == self.kernel == (1, 1) and self.groups == 1
+        one = self.in_shape[:2] == self.grid == self.kernel == (1, 1)
+        return one and self.groups == 1 and not any(map(sum, self.padding))
 
     @property
     def weight_shape(self) -> tuple[int, int, int, int]:

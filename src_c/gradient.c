@@ -15,7 +15,7 @@ typedef struct {
     const flrp_window *w;
     int64_t groups, outputs, samples, chunk;
     const float *x; /* [sample][block_h][block_w][channels], padding included */
-    const float *g, *last_g; /* [sample][position][output]; the last sample's, which may be read past its end */
+    const float *g, *last_g; /* [sample][position][output]; those of the last samples, which may be read past their end */
     int64_t block_h, block_w, whole; /* whole: samples before those that are read from last_g */
     float *copy_x, *copy_g; /* owned; NULL where the caller's array serves */
     int64_t *a_offsets, *b_offsets, segments, length, a_step; /* of one whole chunk */
@@ -37,7 +37,8 @@ static void run_block(const job *j, int64_t group, int64_t first, int64_t last, 
     const flrp_window *w = j->w;
     const int lanes = j->kernels->lanes, panel = lanes * j->kernels->panel_vectors;
     const int64_t group_out = j->outputs / j->groups, positions = w->out_h * w->out_w;
-    const float *g = sample < j->whole ? j->g + sample * positions * j->outputs : j->last_g;
+    const float *g = sample < j->whole ? j->g + sample * positions * j->outputs
+                                       : j->last_g + (sample - j->whole) * positions * j->outputs;
     const flrp_epilogue add = {.out = j->out};
     float acc[FLRP_MAX_TILE] __attribute__((aligned(64)));
     int64_t offsets[FLRP_MAX_ROWS];
@@ -63,7 +64,7 @@ static void run_task(void *context, int64_t task, int thread) {
     (void)thread;
     for (int64_t s = 0; s < j->whole; s += j->chunk)
         run_block(j, group, first, last, s, flrp_min(j->chunk, j->whole - s));
-    if (j->whole < j->samples) run_block(j, group, first, last, j->whole, 1);
+    for (int64_t s = j->whole; s < j->samples; s++) run_block(j, group, first, last, s, 1);
 }
 
 /* Segments are rows of positions; where each sample has one position, samples themselves. */
@@ -110,16 +111,17 @@ static int plan_input(job *j, const float *x) {
 }
 
 /* Whole vectors are loaded. What they hold beyond a group's outputs is not used, and belongs to the outputs that follow
- * everywhere but at the end of the array: the last sample is read from a copy with room after it. */
+ * everywhere but at the end of the array: the last samples are read from a copy with room after it. */
 static int plan_gradient(job *j, const float *g) {
     const int64_t size = j->w->out_h * j->w->out_w * j->outputs, lanes = j->kernels->lanes;
     j->g = g;
     j->whole = j->samples;
     if (j->outputs / j->groups % lanes == 0) return FLRP_OK;
-    j->copy_g = calloc((size_t)(size + lanes), sizeof(float));
+    const int64_t last = flrp_min(j->samples, 1 + flrp_ceil_div(lanes, size));
+    j->copy_g = calloc((size_t)(last * size + lanes), sizeof(float));
     if (!j->copy_g) return FLRP_NO_MEMORY;
-    j->whole = j->samples - 1;
-    memcpy(j->copy_g, g + j->whole * size, (size_t)size * sizeof(float));
+    j->whole = j->samples - last;
+    memcpy(j->copy_g, g + j->whole * size, (size_t)(last * size) * sizeof(float));
     j->last_g = j->copy_g;
     return FLRP_OK;
 }

@@ -35,6 +35,7 @@ LINEAR: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "winograd, long lines": ((4, 61, 32), {"out": 48, "kernel": 3, "padding": 1}),
     "many channels, too small for winograd": ((3, 2, 32), {"out": 40, "kernel": 3, "padding": 1}),
     "conv one pixel": ((1, 1, 3), {"out": 4, "kernel": 1}),
+    "conv over padding alone": ((1, 1, 2), {"out": 4, "kernel": 1, "stride": 3, "padding": 1}),
     "conv 1x1": ((6, 7, 9), {"out": 17, "kernel": 1}),
     "conv 1x1 strided": ((7, 8, 5), {"out": 9, "kernel": 1, "stride": (2, 3)}),
     "conv 3x3": ((9, 10, 8), {"out": 16, "kernel": 3}),

@@ -554,6 +554,34 @@ def test_large_dense_layers_go_back_over_the_weights_as_they_lie(name: str, verb
         layer._packed.clear()
 
 
+def test_weight_gradients_read_no_more_than_there_is() -> None:
+    """In a process of its own: g ends where memory does."""
+    done = run_python("""
+import ctypes, mmap
+import numpy as np
+from cases import Draw, make_layer
+from fastlrp import _kernels
+from fastlrp.ops import NATIVE
+page, libc = mmap.PAGESIZE, ctypes.CDLL(None)
+memory = mmap.mmap(-1, 2 * page)
+start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+assert libc.mprotect(ctypes.c_void_p(start + page), page, 0) == 0
+for shape, options in (((5,), {"out": 1}), ((5,), {"out": 3}), ((7,), {"out": 10}),
+                       ((1, 1, 8), {"out": 8, "kernel": 1, "groups": 4}), ((2, 2, 1), {"out": 3, "kernel": 2})):
+    layer = make_layer(shape, options, Draw(0, exact=True))
+    for n in (1, 2, 3, 9):
+        size = n * int(np.prod(layer.out_shape))
+        g = np.frombuffer(memory, np.float32, size, page - 4 * size).reshape(n, *layer.out_shape)
+        for isa in _kernels.ISAS:
+            _kernels.set_isa(isa)
+            NATIVE.weight_gradient(layer, np.ones((n, *shape), np.float32), g)
+print("done")
+import os
+os._exit(0)
+""")
+    assert "done" in done.stdout, done.stderr
+
+
 def test_sums_keep_the_sign_that_is_promised(isa: str) -> None:
     """Winograd's differences round: without the promise some sums of nothing but zeros come out negative."""
     rng = np.random.default_rng(0)

@@ -8,9 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import COMPOSITES, MIXED_SHAPE, assert_same_bits, mixed_network, mixed_signs, with_biases
+from cases import (
+    COMPOSITES,
+    MIXED_SHAPE,
+    assert_same_bits,
+    mixed_network,
+    mixed_signs,
+    relative_error,
+    with_biases,
+)
 
 import fastlrp
+from fastlrp.composites import Uniform
 from fastlrp.explain import find_composite, find_convention
 from fastlrp.ops import NATIVE
 from fastlrp.program import ELEMENTWISE, Recorder, Slot, Step, _needed, _share_memory
@@ -25,7 +34,7 @@ def at_once(net: fastlrp.Network, x: np.ndarray, composite: Any) -> dict[str, np
     """An explanation from verbs that run as they are called: all values of relevance, by layer."""
     chosen = find_composite(net, composite)
     plan = make_plan(net, chosen.resolve(net), find_convention(composite, None))
-    trace = run_forward(net, plan, x, NATIVE, False)
+    trace = run_forward(net, plan, x, NATIVE, len(net.nodes), False)
     start = NATIVE.pick(trace.values[-1], np.full(len(x), -1), chosen.start == "one")
     found: dict[str, np.ndarray] = {}
     names = ["input", *(layer.name for layer in net.layers)]
@@ -74,26 +83,86 @@ def test_large_samples_go_step_by_step(threads: None) -> None:
 class Doubled(fastlrp.layers.Layer):
     """A user's own layer, in plain NumPy."""
 
-    kind, role, ways = "doubled", "route", 0
+    kind, role, way = "doubled", "route", 0
 
     def forward(self, ops: Any, x: np.ndarray) -> tuple[np.ndarray, Any]:
         return [lambda: 2 * x, lambda: np.add(x, x), lambda: np.concatenate([x[..., :1] * 2, x[..., 1:] * 2], -1),
-                lambda: x.reshape(x.shape) + x, lambda: np.asarray(x) * 2][self.ways](), None
+                lambda: x.reshape(x.shape) + x, lambda: np.asarray(x) * 2, lambda: np.where(x == 0, 0, 2 * x),
+                lambda: ops.affine(x, times=2 if x.shape[1:] == (6,) else 3),
+                lambda: np.ndarray.__mul__(x, np.float32(2))][self.way](), None
 
     def backward(self, ops: Any, g: np.ndarray, x: np.ndarray, kept: Any) -> np.ndarray:
         return g * 2
 
 
-@pytest.mark.parametrize("way", range(5))
+@pytest.mark.parametrize("way", range(8))
 def test_layers_in_plain_numpy_run_at_once(way: int) -> None:
     """Nothing is recorded, and nothing else changes."""
     layer = Doubled()
-    layer.ways = way
+    layer.way = way
     net = with_biases(fastlrp.Network([layer, fastlrp.Linear(4)], (6,)))
     x = np.random.default_rng(2).standard_normal((3, 6)).astype(np.float32)
     assert_same_bits(net.explain(x, composite="epsilon_plus").relevance, at_once(net, x, "epsilon_plus")["input"])
     assert_same_bits(net.forward(x), net.trace(x).values[-1])
     assert not net._programs
+
+
+def test_errors_of_layers_are_those_of_their_arrays() -> None:
+    """Not of what stands for arrays while recording."""
+    class Faulty(Doubled):
+        def forward(self, ops: Any, x: np.ndarray) -> tuple[np.ndarray, Any]:
+            raise OSError(f"no such thing for {type(x).__name__}")
+    net = fastlrp.Network([Faulty(), fastlrp.Linear(2)], (3,))
+    with pytest.raises(OSError, match="ndarray"):
+        net.forward(np.ones((2, 3)))
+
+
+class Masked(Doubled):
+    """What `affine` takes beyond numbers and channels."""
+
+    def forward(self, ops: Any, x: np.ndarray) -> tuple[np.ndarray, Any]:
+        mask = np.arange(4).reshape(2, 2, 1)
+        return ops.affine(ops.affine(x, times=mask), plus=np.arange(12).reshape(2, 2, 3), over=[1, 2, 4]), None
+
+
+def test_affine_maps_broadcast_as_arrays_do() -> None:
+    """Recorded and at once."""
+    net = with_biases(fastlrp.Network([Masked(), fastlrp.Flatten(), fastlrp.Linear(2)], (2, 2, 3)))
+    x = np.random.default_rng(3).standard_normal((3, 2, 2, 3)).astype(np.float32)
+    assert_same_bits(net.forward(x), net.trace(x).values[-1])
+    assert net._programs
+
+
+def test_changed_layers_are_seen() -> None:
+    """Attributes belong to a program as weights do."""
+    net = with_biases(fastlrp.Network([fastlrp.Format(-1, 1), fastlrp.Flatten(), fastlrp.Linear(2)], (2, 2, 1)))
+    x = np.random.default_rng(4).random((3, 2, 2, 1), np.float32)
+    before = net.forward(x)
+    net.layers[0].low = 0.0
+    assert_same_bits(net.forward(x), net.trace(x).values[-1])
+    assert not np.array_equal(net.forward(x), before)
+
+
+def test_more_forms_of_the_weights_than_are_kept() -> None:
+    """A sweep over a rule's number drops old forms, also those that the run at hand has use for."""
+    net = with_biases(mixed_network())
+    for gamma in np.linspace(0.1, 1, 70):
+        found = net.explain(X[:1], composite=Uniform(GammaSimple(float(gamma)))).relevance
+    assert_same_bits(found, net.explain(X[:1], composite=Uniform(GammaSimple(1.0))).relevance)
+
+
+@pytest.mark.parametrize("rule", [AlphaBeta(2, 1), AlphaBeta(1, 0), ZPlus(), Gamma(0.5), GammaSimple(0.0), Epsilon()])
+def test_few_active_inputs(rule: Any) -> None:
+    """Where an output has no positive part its quotient may be huge; none of it comes back to inputs without weight."""
+    net = fastlrp.Network([fastlrp.Conv2d(32, 3, padding=1), fastlrp.ReLU()], (12, 12, 32), seed=2)
+    net.layers[0].bias = np.full(32, 0.1)
+    rng = np.random.default_rng(5)
+    x = np.where(rng.random((2, 12, 12, 32)) < 0.01, rng.random((2, 12, 12, 32)), 0).astype(np.float32)
+    start = net.forward(x)
+    for compat in ("zennit", "tensorflow_lrp"):
+        own, plain, exact = (n.explain(x, composite=Uniform(rule), start=start, compat=compat).relevance
+                             for n in (net, net.to_numpy(np.float32), net.to_numpy()))
+        assert relative_error(own, exact) < max(1e-5, 2 * relative_error(plain, exact))
 
 
 def test_everything_of_the_package_is_recorded() -> None:

@@ -38,6 +38,7 @@ class Layer:
     nonnegative: str = "unknown"
     keeps_range: ClassVar[bool] = False  # whether outputs lie in the range of the inputs
     options: ClassVar[tuple[str, ...]] = ()  # constructor arguments, each kept under its own name
+    version = 0  # of the attributes, but for parameters: programs that were recorded with others are not run
 
     def __init__(self, name: str | None = None):
         if name is not None and not (isinstance(name, str) and name):
@@ -45,6 +46,11 @@ class Layer:
         self.name = name or ""  # "": the network will name it
         self.in_shape: Shape = ()
         self.out_shape: Shape = ()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if not name.startswith("_") and name not in ("weight", "bias"):
+            self.__dict__["version"] = self.version + 1
 
     def build(self, in_shape: Shape) -> Shape:
         """Fix the shape of one input sample; ValueError where it does not fit."""
@@ -190,8 +196,8 @@ class WeightedLayer(Layer):
         """Keep an array that is no one else's, read-only; whatever was packed from the old values is dropped."""
         value.flags.writeable = False
         with PREPARING:
+            self._packed = {}  # first: no one may find old products beside new parameters
             self._parameters = {**self._parameters, key: value}
-            self._packed = {}
 
     def initialise(self, rng: np.random.Generator, init: str) -> None:
         """Draw new parameters: "he" (normal, variance 2 / inputs, zero bias), or "truncated_normal", as in the

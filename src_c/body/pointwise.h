@@ -120,6 +120,7 @@ static void ratio_map(int64_t n, int64_t channels, const float *sums, const floa
 static void gamma_map(int64_t n, int64_t channels, const float *p, const float *q, const float *z, const float *bias,
                       float gamma, const flrp_ratio *r, float *a, float *b) {
     const vf zero = v_set1(0), more = v_set1(1 + gamma);
+    if (!bias) channels = n;
     for (int64_t first = 0; first < n; first += channels)
         for (int64_t c = 0; c < channels; c += VW) {
             const int64_t left = channels - c, i = first + c;
