@@ -154,8 +154,8 @@ def test_accuracy_sees_a_wrong_kernel(scripts: Any, monkeypatch: pytest.MonkeyPa
     assert verdicts() == [True] * 5
     right = NATIVE.product_back
 
-    def wrong(*arguments: Any) -> np.ndarray:
-        out = right(*arguments)
+    def wrong(*arguments: Any, **more: Any) -> np.ndarray:
+        out = right(*arguments, **more)
         out.ravel()[::2] *= np.float32(1.0001)
         return out
     monkeypatch.setattr(NATIVE, "product_back", wrong)

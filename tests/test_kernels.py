@@ -490,7 +490,7 @@ def test_outputs_that_do_not_fit_are_refused() -> None:
     """A product writes into the array it is given: only where that is writable and right."""
     d = kernel_arguments()
     n, geometry = len(d.x), d.layer.geometry
-    product = NATIVE._pack(d.layer, ("", "forward", ("w",)))
+    product = NATIVE._pack(d.layer, ("", "forward", False, ("w",)))
     operands, right = [(d.x, "plain", None)], np.zeros((n, *geometry.out_shape), np.float32)
     product(n, operands, right)
     read_only = right.copy()
@@ -516,7 +516,7 @@ def test_unknown_names_and_counts_are_refused(call: Callable) -> None:
     """No name reaches C without being known."""
     d = kernel_arguments()
     with pytest.raises((KeyError, ValueError, TypeError)):
-        call(d, NATIVE._pack(d.layer, ("", "forward", ("w",))))
+        call(d, NATIVE._pack(d.layer, ("", "forward", False, ("w",))))
 
 
 @pytest.mark.parametrize(("sides", "parts"), [(1, 3), (3, 1), (0, 1), (1, 0)])
