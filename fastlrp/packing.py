@@ -85,7 +85,7 @@ WINOGRAD_CHANNELS = 32  # below, transforming costs more than it saves
 def prefers_winograd(sweep: Sweep, groups: int, channels: int, outputs: int) -> bool:
     """3 x 3 taps and pixels one apart, with enough channels, on maps that are not mostly border."""
     fits = all(axis.step == axis.stride == 1 and len(axis.offsets) == 3 and axis.offsets[2] - axis.offsets[0] == 2
-               and axis.count >= 4 for axis in (sweep.rows, sweep.cols))
+               and axis.count >= 6 for axis in (sweep.rows, sweep.cols))
     return fits and groups == 1 and min(channels, outputs) >= WINOGRAD_CHANNELS
 
 
