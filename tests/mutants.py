@@ -100,7 +100,7 @@ MUTANTS = [
            "w[n] = (i * p->cols.taps + k - col0)"),
     Mutant("depthwise, parts", "src_c/depthwise.c", "p->weights + (side * p->parts + part)",
            "p->weights + (side * p->parts)"),
-    Mutant("pool, rows of windows", "src_c/body/pool.h", "read_whole && x + 1 < w->in_w", "read_whole"),
+    Mutant("pool, rows of windows", "src_c/body/pool.h", "factor += step, out += channels", "out += channels"),
     Mutant("transpose, edges", "src_c/body/pointwise.h", "r < square_rows ? square_cols : 0", "square_cols"),
     Mutant("dense, rows left over", "src_c/body/dense.h", "for (; i < inputs; i++)\n", "for (; i < inputs - 1; i++)\n"),
     Mutant("dense, order of sums", "src_c/body/dense.h", "#define FEW_SAMPLES 3",
