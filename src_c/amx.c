@@ -101,12 +101,6 @@ static int64_t weight_bytes(const job *j) { /* of one chunk of one panel */
     return j->p->rows.taps * j->p->cols.taps * j->p->limbs * FLRP_LIMB_SIZE * (int64_t)sizeof(uint16_t);
 }
 
-/* Cut n into blocks of at most `most`, as even as can be, their number a multiple of `pieces` if n allows. */
-static int64_t even_block(int64_t n, int64_t most, int64_t pieces) {
-    const int64_t blocks = flrp_ceil_div(flrp_ceil_div(n, most), pieces) * pieces;
-    return flrp_ceil_div(n, flrp_min(n, blocks));
-}
-
 /* Cut the product into tasks. Threads share out what is less to read: the panels of the weights, or the source. */
 static void plan_tasks(job *j) {
     const flrp_product *p = j->p;
@@ -117,8 +111,8 @@ static void plan_tasks(job *j) {
                           p->sides * j->panels * j->chunks * weight_bytes(j) > j->samples * image(j) * bytes;
     const int64_t pieces = by_panels ? 1 : j->shares;
     j->block_rows = flrp_min(rows, flrp_max(1, fit / pitch - j->rows.reach));
-    j->block_samples = j->block_rows < rows ? 1 : even_block(j->samples, flrp_max(1, fit / image(j)), pieces);
-    if (j->samples < pieces) j->block_rows = even_block(rows, j->block_rows, pieces);
+    j->block_samples = j->block_rows < rows ? 1 : flrp_even_block(j->samples, flrp_max(1, fit / image(j)), pieces);
+    if (j->samples < pieces) j->block_rows = flrp_even_block(rows, j->block_rows, pieces);
     j->sample_blocks = flrp_ceil_div(j->samples, j->block_samples);
     j->row_blocks = flrp_ceil_div(rows, j->block_rows);
     j->panel_blocks = j->sample_blocks * j->row_blocks < j->shares || by_panels ? flrp_min(j->shares, j->panels) : 1;

@@ -15,13 +15,6 @@ typedef struct {
     int64_t size; /* bytes of scratch per thread: two lists of offsets, one pixel's sums */
 } job;
 
-/* Taps [*first, *last) of an axis that meet data at grid point i. */
-static void meeting(const flrp_axis *a, int64_t i, int64_t size, int64_t *first, int64_t *last) {
-    *first = 0, *last = a->taps;
-    while (*first < *last && i * a->step + a->offsets[*first] < 0) ++*first;
-    while (*last > *first && i * a->step + a->offsets[*last - 1] >= size) --*last;
-}
-
 /* Offsets of the taps in the source, from the grid point's own pixel, and in the weights; returns their number. */
 static int64_t list_taps(const flrp_product *p, int64_t row0, int64_t row1, int64_t col0, int64_t col1, int64_t *x,
                          int64_t *w) {
@@ -58,10 +51,10 @@ static void run_task(void *context, int64_t task, int thread) {
     const int64_t sample = task / j->row_blocks, begin = task % j->row_blocks * ROWS_PER_TASK;
     for (int64_t row = begin; row < flrp_min(begin + ROWS_PER_TASK, p->rows.count); row++) {
         int64_t row0, row1, col0 = -1, col1 = -1, taps = 0;
-        meeting(&p->rows, row, p->src_h, &row0, &row1);
+        flrp_meeting_taps(&p->rows, row, p->src_h, &row0, &row1);
         for (int64_t col = 0; col < p->cols.count; col++) {
             int64_t first, last;
-            meeting(&p->cols, col, p->src_w, &first, &last);
+            flrp_meeting_taps(&p->cols, col, p->src_w, &first, &last);
             if (first != col0 || last != col1)
                 taps = list_taps(p, row0, row1, col0 = first, col1 = last, x_offsets, w_offsets);
             run_pixel(j, sample, row, col, taps, x_offsets, w_offsets, (float *)(w_offsets + j->taps));

@@ -47,7 +47,7 @@ typedef struct {
     const int64_t *offsets;
 } flrp_axis;
 
-/* Forms of a product; which one runs depends on the shape, the instruction set and the precision alone.
+/* Forms of a product; which one runs depends on the shape, the rule, the instruction set and the precision.
  * WIDE: lanes are output channels; weights [side][group][panel][k][panel width].
  * NARROW: few output channels, so lanes run along the columns; weights [k][side][channel].
  * SCATTER: source pixels times all column taps, added where these fall (scatter.c): cols then walks the source, and

@@ -131,8 +131,20 @@ static inline float flrp_read(float x, const float *bound, int read) {
     default: return x;
     }
 }
+/* Taps [*first, *last) of an axis that meet data of `size` at grid point i. */
+static inline void flrp_meeting_taps(const flrp_axis *a, int64_t i, int64_t size, int64_t *first, int64_t *last) {
+    *first = 0, *last = a->taps;
+    while (*first < *last && i * a->step + a->offsets[*first] < 0) ++*first;
+    while (*last > *first && i * a->step + a->offsets[*last - 1] >= size) --*last;
+}
 static inline int64_t flrp_min(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t flrp_max(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline int64_t flrp_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+/* The size of blocks of at most `most` that n is cut into: as even as can be, their number a multiple of `pieces` if n
+ * allows. */
+static inline int64_t flrp_even_block(int64_t n, int64_t most, int64_t pieces) {
+    const int64_t blocks = flrp_ceil_div(flrp_ceil_div(n, most), pieces) * pieces;
+    return flrp_ceil_div(n, flrp_min(n, blocks));
+}
 
 #endif

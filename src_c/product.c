@@ -52,12 +52,6 @@ static int64_t line_width(const job *j) {
     return flrp_ceil_div(j->p->cols.count, j->kernels->lanes) * j->kernels->lanes;
 }
 
-/* Cut n into blocks of at most `most`, as even as can be, their number a multiple of the threads if n allows. */
-static int64_t even_block(int64_t n, int64_t most, int threads) {
-    const int64_t blocks = flrp_ceil_div(flrp_ceil_div(n, most), threads) * threads;
-    return flrp_ceil_div(n, flrp_min(n, blocks));
-}
-
 /* Cut the grid into tasks: enough for every thread, each small enough for its scratch to stay in L2. */
 static void plan_tasks(job *j, int threads) {
     const flrp_product *p = j->p;
@@ -67,8 +61,8 @@ static void plan_tasks(job *j, int threads) {
     const int width = j->kernels->lanes * j->kernels->panel_vectors;
     j->panels = narrow(p) ? 1 : flrp_ceil_div(p->dst_c / p->groups, width);
     j->block_rows = flrp_min(rows, fit);
-    j->block_samples = j->block_rows < rows ? 1 : even_block(j->samples, flrp_max(1, fit / rows), threads);
-    if (j->samples < threads) j->block_rows = even_block(rows, j->block_rows, threads);
+    j->block_samples = j->block_rows < rows ? 1 : flrp_even_block(j->samples, flrp_max(1, fit / rows), threads);
+    if (j->samples < threads) j->block_rows = flrp_even_block(rows, j->block_rows, threads);
     j->sample_blocks = flrp_ceil_div(j->samples, j->block_samples);
     j->row_blocks = flrp_ceil_div(rows, j->block_rows);
     j->panel_blocks = 1;
@@ -190,16 +184,6 @@ static void copy_source(const job *j, int64_t sample, int64_t samples, int64_t r
         }
 }
 
-/* Row taps [*first, *last) that meet data at grid row `row`: the others are never run. */
-static void valid_taps(const job *j, int64_t row, int64_t *first, int64_t *last) {
-    const flrp_axis *a = &j->p->rows;
-    int64_t t0 = 0, t1 = a->taps;
-    while (t0 < t1 && row * a->step + a->offsets[t0] < 0) t0++;
-    while (t1 > t0 && row * a->step + a->offsets[t1 - 1] >= j->p->src_h) t1--;
-    *first = t0;
-    *last = t1;
-}
-
 static void set_segments(const job *j, flrp_tile *t, int64_t first, int64_t last) {
     t->a_offsets = j->flat && narrow(j->p) ? 0 : j->a_offsets + first * j->row_segments;
     t->b_offsets = j->flat && !narrow(j->p) ? 0 : j->b_offsets + first * j->row_segments;
@@ -221,7 +205,7 @@ static void enter_row(const job *j, cursor *at, const float *source, int64_t sam
     at->c = 0;
     at->a = source + at->s * j->image + at->r * j->p->rows.step * j->line;
     at->offset = destination(j->p, sample + at->s, row + at->r, 0);
-    valid_taps(j, row + at->r, &at->first, &at->last);
+    flrp_meeting_taps(&j->p->rows, row + at->r, j->p->src_h, &at->first, &at->last);
 }
 
 static void next_row(const job *j, cursor *at, const float *source, int64_t sample, int64_t row, int64_t rows) {
@@ -278,7 +262,7 @@ static void narrow_tiles(const job *j, const float *source, int64_t row, float *
     float acc[FLRP_MAX_TILE] __attribute__((aligned(64)));
     int64_t first, last;
     flrp_tile t = {.length = j->length, .a_step = all, .b_step = spacing(&p->cols)};
-    valid_taps(j, row, &first, &last);
+    flrp_meeting_taps(&p->rows, row, p->src_h, &first, &last);
     set_segments(j, &t, first, last);
     for (int64_t c = 0; c < cols; c += kernels->narrow_vectors * kernels->lanes)
         for (int64_t o = 0, size; o < all; o += size) {

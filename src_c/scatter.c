@@ -73,9 +73,8 @@ static void run_task(void *context, int64_t task, int thread) {
     const float *source = source_of(j, sample, line + j->line);
     for (int64_t r = begin; r < flrp_min(begin + ROWS_PER_TASK, rows->count); r++) {
         const int64_t y = rows->start + r * rows->stride, at = (sample * p->dst_h + y) * p->dst_w * p->dst_c;
-        int64_t first = 0, last = rows->taps;
-        while (first < last && r * rows->step + rows->offsets[first] < 0) first++;
-        while (last > first && r * rows->step + rows->offsets[last - 1] >= p->src_h) last--;
+        int64_t first, last;
+        flrp_meeting_taps(rows, r, p->src_h, &first, &last);
         for (int side = 0; side < p->sides; side++) {
             memset(line, 0, (size_t)j->line * sizeof(float));
             if (first < last)
