@@ -75,7 +75,7 @@ def relative(found: Array, exact: Array) -> float:
 def relevance(net: fastlrp.Network, trace: Any, composite: Any, classes: Array) -> Array:
     """A map from a trace, on the backend that made the trace."""
     plan = make_plan(net, composite.resolve(net), CONVENTIONS["zennit"])
-    return propagate(net, trace, plan, trace.ops.pick(trace.values[-1], classes, False), len(net.nodes))
+    return propagate(net, trace, plan, trace.ops.pick(trace.values[-1], classes, False), len(net.nodes))[0]
 
 
 @dataclass
@@ -93,11 +93,11 @@ def compare_maps(net: fastlrp.Network, bar: Any) -> dict[str, Maps]:
     twin, plain = net.to_numpy(), net.to_numpy(np.float32)
     for image in models.images(IMAGES, net):
         x = image[None]
-        exact = twin.trace(twin.as_input(x))
+        exact = twin.trace(twin.as_inputs(x))
         classes = exact.values[-1].argmax(axis=1)
         winners = [kept for kept, layer in zip(exact.kept, net.layers, strict=True)
                    if isinstance(layer, fastlrp.MaxPool2d)]
-        own, other = net.trace(x, ops=Imposed(NATIVE, winners)), plain.trace(x, ops=Imposed(plain.ops, winners))
+        own, other = net.trace([x], ops=Imposed(NATIVE, winners)), plain.trace([x], ops=Imposed(plain.ops, winners))
         for name, make in models.COMPOSITES.items():
             composite, maps = make(models.bound(net)), found[name]
             expected = relevance(twin, exact, composite, classes)

@@ -74,7 +74,14 @@ cdef extern from "fastlrp.h" nogil:
     enum:
         FLRP_STEP_PRODUCT, FLRP_STEP_SUM_POOL, FLRP_STEP_SUM_POOL_BACKWARD, FLRP_STEP_MAX_POOL
         FLRP_STEP_MAX_POOL_BACKWARD, FLRP_STEP_RATIO, FLRP_STEP_GAMMA, FLRP_STEP_ACTIVATION
-        FLRP_STEP_ACTIVATION_BACKWARD, FLRP_STEP_PICK, FLRP_STEP_AFFINE, FLRP_STEP_COMBINE, FLRP_STEP_PLACE
+        FLRP_STEP_ACTIVATION_BACKWARD, FLRP_STEP_PICK, FLRP_STEP_AFFINE, FLRP_STEP_COMBINE, FLRP_STEP_COPY
+    enum:
+        FLRP_COPY_AXES
+    ctypedef struct flrp_copy:
+        int64_t sizes[6]
+        int64_t from_steps[6]
+        int64_t to_steps[6]
+        int64_t from_offset, to_offset
     ctypedef struct flrp_slot:
         int64_t size, offset
     ctypedef struct flrp_source:
@@ -92,6 +99,7 @@ cdef extern from "fastlrp.h" nogil:
         int64_t channels, sweeps
         const flrp_product *product
         const flrp_window *window
+        const flrp_copy *copy
     ctypedef struct flrp_program:
         const flrp_step *steps
         const flrp_slot *slots

@@ -309,7 +309,7 @@ STEPS = {"product": FLRP_STEP_PRODUCT, "sum_pool": FLRP_STEP_SUM_POOL,
          "max_pool_backward": FLRP_STEP_MAX_POOL_BACKWARD, "ratio": FLRP_STEP_RATIO, "gamma": FLRP_STEP_GAMMA,
          "activation": FLRP_STEP_ACTIVATION, "activation_backward": FLRP_STEP_ACTIVATION_BACKWARD,
          "pick": FLRP_STEP_PICK, "affine": FLRP_STEP_AFFINE, "combine": FLRP_STEP_COMBINE,
-         "place": FLRP_STEP_PLACE}
+         "copy": FLRP_STEP_COPY}
 
 
 cdef class Program:
@@ -322,6 +322,7 @@ cdef class Program:
     cdef flrp_step *steps
     cdef flrp_slot *slots
     cdef flrp_window *windows
+    cdef flrp_copy *copies
     cdef int isa
     cdef list keep, products
 
@@ -330,18 +331,20 @@ cdef class Program:
         self.isa, self.keep, self.products = isa, [], []
         self.steps = <flrp_step *>calloc(len(steps) + 1, sizeof(flrp_step))
         self.windows = <flrp_window *>calloc(len(steps) + 1, sizeof(flrp_window))
+        self.copies = <flrp_copy *>calloc(len(steps) + 1, sizeof(flrp_copy))
         self.slots = <flrp_slot *>calloc(len(sizes) + 1, sizeof(flrp_slot))
-        if self.steps == NULL or self.windows == NULL or self.slots == NULL:
+        if self.steps == NULL or self.windows == NULL or self.copies == NULL or self.slots == NULL:
             raise MemoryError
         for i in range(len(sizes)):
             self.slots[i].size, self.slots[i].offset = sizes[i], offsets[i]
         for i in range(len(steps)):
-            self.fill_step(&self.steps[i], &self.windows[i], steps[i])
+            self.fill_step(&self.steps[i], &self.windows[i], &self.copies[i], steps[i])
         self.p.steps, self.p.slots, self.p.count, self.p.arena = self.steps, self.slots, len(steps), arena
 
     def __dealloc__(self):
         free(self.steps)
         free(self.windows)
+        free(self.copies)
         free(self.slots)
 
     cdef int fill_source(self, flrp_source *s, source) except -1:
@@ -358,7 +361,7 @@ cdef class Program:
         self.keep.append(array)
         return NULL if array is None else pointer(array, array.size, "constant")
 
-    cdef int fill_step(self, flrp_step *s, flrp_window *w, step) except -1:
+    cdef int fill_step(self, flrp_step *s, flrp_window *w, flrp_copy *c, step) except -1:
         cdef Py_ssize_t i
         s.op, s.kind, s.parameter, s.channels = STEPS[step.op], step.kind, step.parameter, step.channels
         s.sign = step.sign
@@ -377,6 +380,11 @@ cdef class Program:
         if step.window is not None:
             w[0] = window_of(step.window)
             s.window = w
+        if step.copy is not None:
+            c.from_offset, c.to_offset = step.copy.from_offset, step.copy.to_offset
+            for i in range(FLRP_COPY_AXES):
+                c.sizes[i], c.from_steps[i], c.to_steps[i] = step.copy.axes[i]
+            s.copy = c
         if step.product is not None:
             if (<Product>step.product).isa != self.isa:
                 raise ValueError("the instruction set was changed while a program was recorded")

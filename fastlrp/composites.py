@@ -2,7 +2,8 @@
 
 An entry is (key, rule). Keys: a layer's name; "first" (the first layer with weights in execution order),
 "first convolution" (the same, if it is a convolution), "first bounded" (the same, if Format or Normalize tells the
-input's range); a role: "convolution", "linear", "activation", "sum", "route", "scale"; a kind, as "relu".
+input's range); a role: "convolution", "linear", "activation", "sum", "affine", "route", "scale", "gate"; a kind, as
+"relu". Of a shared layer, its first use is meant by "first", and every use by its name.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from .rules import (
 
 Entries = tuple[tuple[str, Rule], ...]
 
-BASE: Entries = (("activation", Pass()), ("sum", Norm(None)), ("route", Pass()), ("scale", Pass()))
+BASE: Entries = (("activation", Pass()), ("sum", Norm(None)), ("affine", Norm(None)), ("route", Pass()),
+                 ("scale", Pass()), ("gate", Pass()))
 
 
 @dataclass(frozen=True)
@@ -65,21 +67,22 @@ class Composite:
         return replace(self, layers=(*rules.items(), *self.layers))
 
     def resolve(self, graph: Graph) -> list[Rule]:
-        """One rule for each layer of the graph, in execution order."""
-        names = {layer.name for layer in graph.layers}
+        """One rule for each node of the graph, in execution order."""
+        names = [node.name for node in graph.nodes]
         unknown = [name for name, _ in self.layers if name not in names]
         if unknown:
             raise ValueError(f"composite names unknown layers {unknown}; the network has {sorted(names)}")
-        first = next((layer for layer in graph.layers if layer.role in ("convolution", "linear")), None)
+        first = next((i for i, node in enumerate(graph.nodes) if node.layer.role in ("convolution", "linear")), None)
         rules = []
-        for layer in graph.layers:
-            keys = {layer.role, layer.kind}
-            if layer is first:
-                keys |= {"first", f"first {layer.role}"} | ({"first bounded"} if graph.input_bounds() else set())
-            by_name = [rule for name, rule in self.layers if name == layer.name]
+        for i, node in enumerate(graph.nodes):
+            keys = {node.layer.role, node.layer.kind}
+            if i == first:
+                bounded = graph.input_bounds(i) is not None
+                keys |= {"first", f"first {node.layer.role}"} | ({"first bounded"} if bounded else set())
+            by_name = [rule for name, rule in self.layers if name in (node.name, node.layer.name)]
             found = by_name or [rule for key, rule in (*self.entries, *self.base) if key in keys]
             if not found:
-                raise ValueError(f"composite {self.name!r} has no rule for layer {layer.name!r} ({layer.kind})")
+                raise ValueError(f"composite {self.name!r} has no rule for layer {node.name!r} ({node.layer.kind})")
             rules.append(found[0])
         return rules
 
@@ -130,7 +133,7 @@ def DeepTaylor(low: Any = None, high: Any = None) -> Composite:
 
 
 def _gradient(name: str, *entries: tuple[str, Rule], times_input: bool = False) -> Composite:
-    roles = ("convolution", "linear", "activation", "sum", "route", "scale")
+    roles = ("convolution", "linear", "activation", "sum", "affine", "route", "scale", "gate")
     return Composite(name, entries, tuple((role, Gradient()) for role in roles), "one", times_input)
 
 

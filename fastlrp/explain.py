@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,20 +14,21 @@ from . import methods
 from .composites import PRESETS, Composite
 from .graph import Graph, Trace
 from .ops import real_array
-from .propagate import Plan, make_plan, propagate, run_forward
+from .propagate import Plan, has_relevance, make_plan, propagate, run_forward
 from .reference import Array
-from .rules import CONVENTIONS, Rule
+from .rules import CONVENTIONS, DEFAULT, Rule
 
 
 @dataclass
 class Explanation:
     """What `Network.explain` returns. N samples."""
 
-    relevance: Array  # shape and layout of the input
+    relevance: Any  # shape and layout of the input; a list of arrays where there are several inputs
     output: Array  # of the explained layer: logits (N, outputs) unless start_layer says otherwise
     target: Array | None  # class explained for each sample (N,); None where the start was given as an array
     start: Array  # relevance at the explained layer's output
     layers: dict[str, Array] = field(default_factory=dict)  # relevance of each layer's output, with layers=True
+    sums: dict[str, Array] = field(default_factory=dict)  # for `conservation`: (N, 2), Σ R of each node's output and input
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,11 @@ def find_composite(graph: Graph, composite: Any) -> Composite:
 
 
 def find_convention(composite: Any, compat: str | None) -> Any:
-    """compat by name; None: the original project's for its own `methods`, else zennit's."""
+    """compat by name; None: the original project's for its own `methods`, else fastlrp's own, which is zennit's but for
+    layers that could not be folded."""
     if compat is None:
         own = isinstance(composite, (str, list, tuple)) and not (isinstance(composite, str) and composite in PRESETS)
-        compat = "tensorflow_lrp" if own else "zennit"
+        return CONVENTIONS["tensorflow_lrp"] if own else DEFAULT
     if not isinstance(compat, str) or compat not in CONVENTIONS:
         raise ValueError(f"compat must be one of {list(CONVENTIONS)}, got {compat!r}")
     return CONVENTIONS[compat]
@@ -78,30 +79,32 @@ def find_convention(composite: Any, compat: str | None) -> Any:
 
 def explain(graph: Graph, x: Any, target: Any = None, composite: Any = "epsilon_plus_flat", *, start: Any = None,
             start_layer: str | None = None, layers: bool = False, reference: Any = None,
-            batch_size: int | None = None, compat: str | None = None, progress: bool = False) -> Explanation:
-    """See `Network.explain`, which documents the arguments."""
-    x = graph.as_input(x)
+            batch_size: int | None = None, compat: str | None = None, progress: bool = False,
+            sums: bool = False) -> Explanation:
+    """See `Network.explain`, which documents the arguments. sums: fill in `Explanation.sums`."""
+    given_inputs = graph.as_inputs(x)
+    n = len(given_inputs[0])
     chosen, plan, key = _prepare(graph, composite, compat)
-    if reference is not None and len(x):
-        plan = replace(plan, means=_means(graph, x, reference, batch_size))
-    end = len(graph.nodes) if start_layer is None else graph.find(start_layer) + 1
-    kind, given = _check_start(graph, chosen, start, end, len(x))
+    if reference is not None and n:
+        plan = replace(plan, means=_means(graph, given_inputs, reference, batch_size))
+    end = graph.outputs[0] if start_layer is None else graph.first + graph.find(start_layer)
+    kind, given = _check_start(graph, chosen, start, end, n)
     request = Request(chosen, plan, kind, end, (*key, kind, end))
-    targets = _check_target(graph, target, request, len(x))
-    result = _allocate(graph, x, request, layers)
-    inputs: dict[Any, Array] = {"x": x} if given is None else {"x": x, "given": given}
-    outputs: dict[Any, Array] = {"relevance": result.relevance, "output": result.output, "start": result.start,
-                                **{("layer", name): values for name, values in result.layers.items()}}
-    if kind in ("logit", "one"):
-        result.target = np.full(len(x), -1, np.int64) if targets is None else targets
-    with tqdm(total=len(x), unit="sample", desc="explaining") if progress else nullcontext() as bar:
-        for chunk in graph.chunks(len(x), batch_size):
+    classes = _check_target(graph, target, request, n)
+    if classes is None and kind in ("logit", "one"):
+        classes = np.full(n, -1, np.int64)
+    inputs: dict[Any, Array] = {i: array for i, array in enumerate(given_inputs)}
+    if given is not None:
+        inputs["given"] = given
+    maps, outputs = _allocate(graph, request, n, layers, sums)
+    with tqdm(total=n, unit="sample", desc="explaining") if progress else nullcontext() as bar:
+        for chunk in graph.chunks(n, batch_size):
             _explain_chunk(graph, request, {name: array[chunk] for name, array in inputs.items()},
                            {name: array[chunk] for name, array in outputs.items()},
-                           None if result.target is None else result.target[chunk])
+                           None if classes is None else classes[chunk])
             if bar is not None:
                 bar.update(chunk.stop - chunk.start)
-    return result
+    return _result(graph, end, {**maps, **outputs}, classes)
 
 
 def _prepare(graph: Graph, composite: Any, compat: str | None) -> tuple[Composite, Plan, tuple[Any, ...]]:
@@ -123,7 +126,7 @@ def _explain_chunk(graph: Graph, request: Request, inputs: dict[Any, Array], out
         _run(graph, request, False, inputs, outputs, classes)
         return
     # Sample by sample, so that no sample's result depends on its neighbours.
-    signs = graph.ops.nonnegative_samples(inputs["x"])
+    signs = np.logical_and.reduce([graph.ops.nonnegative_samples(inputs[i]) for i in range(graph.first)])
     if signs.all() or not signs.any():
         _run(graph, request, bool(signs.all()), inputs, outputs, classes)
         return
@@ -142,20 +145,23 @@ def _run(graph: Graph, request: Request, nonnegative: bool, inputs: dict[Any, Ar
          classes: Array | None) -> None:
     """Explain samples whose inputs are all `nonnegative`, or may be anything."""
     def work(ops: Any, inputs: Mapping[Any, Any], classes: Any) -> dict[Any, Any]:
-        trace = run_forward(graph, request.plan, inputs["x"], ops, request.end, nonnegative)
+        own = [inputs[i] for i in range(graph.first)]
+        trace = run_forward(graph, request.plan, own, ops, request.end, nonnegative)
         output = trace.values[request.end]
         relevance = _start(ops, request, output, inputs.get("given"), classes)
         found: dict[Any, Any] = {"output": output, "start": relevance}
 
-        def visit(i: int, value: Any) -> None:
-            if i > 0:
-                found["layer", graph.layers[i - 1].name] = value
+        def visit(value: int, of_output: Any, parts: Sequence[Any]) -> None:
+            found["relevance", value] = of_output
+            if ("sums", value) in outputs:
+                found["sums", value] = _sums(of_output, parts)
 
-        back = propagate(graph, trace, request.plan, relevance, request.end, nonnegative, visit)
-        found["relevance"] = ops.multiply(back, inputs["x"]) if request.composite.times_input else back
+        for i, back in enumerate(propagate(graph, trace, request.plan, relevance, request.end, nonnegative, visit)):
+            found["relevance", i] = ops.multiply(back, own[i]) if request.composite.times_input and back is not None \
+                else back
         return found
 
-    key = None if request.plan.means is not None else (*request.key, nonnegative, len(outputs))
+    key = None if request.plan.means is not None else (*request.key, nonnegative, *outputs)
     graph.run(work, key, inputs, outputs, classes)
 
 
@@ -170,32 +176,60 @@ def _start(ops: Any, request: Request, output: Any, given: Any, classes: Any) ->
     return ops.multiply(changed, given if request.start == "filter" else ops.pick(output, classes, True))
 
 
-def _allocate(graph: Graph, x: Array, request: Request, layers: bool) -> Explanation:
-    def empty(shape: tuple[int, ...]) -> Array:
-        return np.empty((len(x), *shape), graph.ops.dtype)
+def _allocate(graph: Graph, request: Request, n: int, layers: bool,
+              sums: bool) -> tuple[dict[Any, Array], dict[Any, Array]]:
+    """Arrays for all that is asked, inside, by name: those that stay zero, as no relevance reaches them, and the
+    others."""
+    reached = has_relevance(graph, request.plan, request.end)
+    dtype, values = graph.ops.dtype, range(request.end + 1 if layers else graph.first)
+    found: tuple[dict[Any, Array], dict[Any, Array]] = ({}, {})
+    for value in values:
+        make = np.empty if reached[value] else np.zeros
+        found[reached[value]]["relevance", value] = make((n, *graph.shapes[value]), dtype)
+    for value in range(graph.first, request.end + 1) if sums else ():
+        found[reached[value]]["sums", value] = np.zeros((n, 2))
+    found[True].update({name: np.empty((n, *graph.shapes[request.end]), dtype) for name in ("output", "start")})
+    return found
 
-    end = graph.nodes[request.end - 1].layer.out_shape
-    found = {node.layer.name: empty(node.layer.out_shape) for node in graph.nodes[:request.end]} if layers else {}
-    return Explanation(empty(graph.input_shape), empty(end), None, empty(end), found)
+
+def _result(graph: Graph, end: int, arrays: Mapping[Any, Array], classes: Array | None) -> Explanation:
+    """What the user gets, in the network's own layout."""
+    shown = [graph.to_surface(i, arrays["relevance", i]) for i in range(graph.first)]
+    named = {what: {graph.nodes[i - graph.first].name: arrays[what, i] for i in range(graph.first, end + 1)
+                    if (what, i) in arrays} for what in ("relevance", "sums")}
+    layers = {name: graph.to_surface(graph.first + graph.find(name), found) for name, found in named["relevance"].items()}
+    return Explanation(shown[0] if len(shown) == 1 else shown, graph.to_surface(end, arrays["output"]), classes,
+                       graph.to_surface(end, arrays["start"]), layers, named["sums"])
+
+
+def _sums(of_output: Array, parts: Sequence[Any]) -> Array:
+    """(N, 2): Σ over each sample of relevance that comes and of all parts that go."""
+    sums = [np.zeros(len(of_output)), np.zeros(len(of_output))]
+    for i, part in ((0, of_output), *((1, part) for part in parts)):
+        if part is not None:
+            sums[i] += part.reshape(len(part), -1).sum(axis=1, dtype=np.float64)
+    return np.stack(sums, axis=1)
 
 
 def _check_start(graph: Graph, composite: Composite, start: Any, end: int, n: int) -> tuple[str, Array | None]:
-    """How relevance starts, and the array (N, ...) that was given for it, if any."""
-    shape = graph.nodes[end - 1].layer.out_shape
+    """How relevance starts, and the array (N, ...) that was given for it, inside, if any."""
+    shape = graph.surface_shape(end)
     start = composite.start if start is None else start
     if isinstance(start, Filter):
-        return "filter", np.ascontiguousarray(np.broadcast_to(start.values, (n, *shape)), graph.ops.dtype)
+        filters = np.ascontiguousarray(np.broadcast_to(start.values, (n, *shape)), graph.ops.dtype)
+        return "filter", graph.to_inside(end, filters)
     if isinstance(start, str):
         if start not in ("logit", "one"):
             raise ValueError(f'start must be "logit", "one" or an array of shape {("N", *shape)}, got {start!r}')
         if len(shape) != 1:
-            raise ValueError(f"layer {graph.layers[end - 1].name!r} has outputs of shape {shape}, not classes: give "
-                             f"start as an array of shape {('N', *shape)}")
+            name = graph.nodes[end - graph.first].name
+            raise ValueError(f"layer {name!r} has outputs of shape {shape}, not classes: give start as an array of "
+                             f"shape {('N', *shape)}")
         return start, None
     start = real_array(start, graph.ops.dtype, "start")
     if start.shape != (n, *shape):
         raise ValueError(f"start must have shape {(n, *shape)}, got {start.shape}")
-    return "given", start
+    return "given", graph.to_inside(end, start)
 
 
 def _check_target(graph: Graph, target: Any, request: Request, n: int) -> Array | None:
@@ -207,7 +241,7 @@ def _check_target(graph: Graph, target: Any, request: Request, n: int) -> Array 
         target = np.asarray(target)
     except ValueError:
         raise ValueError(f"target must be None, an int or an array of {n} ints, got {target!r}") from None
-    classes = graph.layers[request.end - 1].out_shape[0]
+    classes = graph.shapes[request.end][0]
     if target.dtype.kind not in "iu" or target.ndim > 1 or target.shape not in ((), (n,)):
         raise ValueError(f"target must be None, an int or an array of {n} ints, got dtype {target.dtype}, "
                          f"shape {target.shape}")
@@ -216,25 +250,26 @@ def _check_target(graph: Graph, target: Any, request: Request, n: int) -> Array 
     return np.array(np.broadcast_to(target, (n,)), np.int64)
 
 
-def _means(graph: Graph, x: Array, reference: Any, batch_size: int | None) -> list[Array]:
+def _means(graph: Graph, inputs: Sequence[Array], reference: Any, batch_size: int | None) -> list[Array]:
     """Mean of every value over the reference, in double precision: all of x for "batch", or the inputs given."""
-    samples = reference_samples(graph, x, reference)
-    sums: list[Any] = [0.0] * (len(graph.nodes) + 1)
-    for chunk in graph.chunks(len(samples), batch_size):
-        for sample in _samples(graph.trace(samples[chunk])):
+    samples = reference_samples(graph, inputs, reference)
+    sums: list[Any] = [0.0] * len(graph.shapes)
+    n = len(samples[0])
+    for chunk in graph.chunks(n, batch_size):
+        for sample in _samples(graph.trace([array[chunk] for array in samples])):
             sums = [total + value for total, value in zip(sums, sample, strict=True)]
-    return [(total / len(samples)).astype(graph.ops.dtype) for total in sums]
+    return [(total / n).astype(graph.ops.dtype) for total in sums]
 
 
-def reference_samples(graph: Graph, x: Array, reference: Any) -> Array:
-    """The inputs whose means are the reference: x itself for "batch", or those given."""
+def reference_samples(graph: Graph, inputs: Sequence[Array], reference: Any) -> Sequence[Array]:
+    """The inputs whose means are the reference: those explained for "batch", or those given; inside."""
     if isinstance(reference, str):
         if reference != "batch":
             raise ValueError(f'reference must be None, "batch" or an array of inputs, got {reference!r}')
-        samples = x
+        samples = inputs
     else:
-        samples = graph.as_input(reference, "reference")
-    if not len(samples):
+        samples = graph.as_inputs(reference, "reference")
+    if not len(samples[0]):
         raise ValueError("reference must hold at least one sample")
     return samples
 
@@ -250,7 +285,7 @@ class Conservation:
 
     names: list[str]
     relevance_out: Array  # (L, N): Σ of the relevance of each layer's output
-    relevance_in: Array  # (L, N): Σ of the relevance of its input
+    relevance_in: Array  # (L, N): Σ of the relevance that it hands to its inputs
 
     @property
     def ratio(self) -> Array:
@@ -268,8 +303,6 @@ class Conservation:
 
 
 def conservation(graph: Graph, found: Explanation) -> Conservation:
-    """Sums over the layers of an explanation made with layers=True."""
-    names = list(found.layers)
-    maps = [found.relevance, *found.layers.values()]
-    sums = np.stack([r.reshape(len(r), math.prod(r.shape[1:])).sum(axis=1, dtype=np.float64) for r in maps])
-    return Conservation(names, sums[1:], sums[:-1])
+    """The sums of an explanation made with sums=True, in execution order."""
+    sums = np.stack([*found.sums.values()])
+    return Conservation(list(found.sums), sums[:, :, 0], sums[:, :, 1])

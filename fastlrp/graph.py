@@ -1,14 +1,18 @@
 """The graph of a network: nodes in topological order, the trace of a run, the forward pass.
 
-Value 0 is the input, value i + 1 the output of node i. A sequential network is the simple case in which every
-node reads the value before it.
+Of k inputs, values 0 to k − 1 are the inputs and value k + i is the output of node i. A sequential network is the
+simple case of one input in which every node reads the value before it.
+
+Inside, arrays are channels last. A network with `channels_first` shows its spatial values as (N, C, H, W): its inputs
+of three axes, and what layers make of spatial values unless their `layout` says otherwise. "Surface" means arrays as
+users see them, "inside" as layers do.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -24,6 +28,7 @@ from .shapes import as_size
 Work = Callable[[Any, Mapping[Any, Any], Any], dict[Any, Any]]
 
 AnyGraph = TypeVar("AnyGraph", bound="Graph")
+Shape = tuple[int, ...]
 
 PRECISIONS = (*NATIVES, "float64")
 MOST_PLANS = 64
@@ -32,10 +37,20 @@ MOST_PROGRAMS = 64
 
 @dataclass(frozen=True)
 class Node:
-    """A layer and the indices of the values it reads."""
+    """A layer, the indices of the values it reads, and the name of what it makes: the layer's own, or with ":2" and so
+    on where a shared layer comes again."""
 
     layer: Layer
     inputs: tuple[int, ...]
+    name: str = ""
+
+    def reads(self, values: Sequence[Any]) -> Any:
+        """What the layer's verbs take as x: its value, or the tuple of them where it merges several."""
+        return tuple(values[i] for i in self.inputs) if self.layer.merges else values[self.inputs[0]]
+
+    def parts(self, back: Any) -> tuple[Any, ...]:
+        """What a layer hands back to its inputs, one part for each."""
+        return back if self.layer.merges else (back,)
 
 
 @dataclass
@@ -48,29 +63,29 @@ class Trace:
 
 
 class Graph:
-    """Nodes in execution order over one backend (`ops`): builds, runs forward. Immutable while running."""
+    """Nodes in execution order over one backend (`ops`): builds, runs forward. Immutable while running.
+
+    nodes: (layer, indices of the values it reads). inputs: (name, shape of one sample inside); a name may be "".
+    outputs: indices of values.
+    """
 
     _plans: dict[Any, Any]
     _programs: dict[Any, Program]
 
-    def __init__(self, layers: Sequence[Layer], input_shape: Sequence[int], ops: Any = NATIVE):
-        self.ops = ops
-        if isinstance(input_shape, str) or not isinstance(input_shape, Iterable):
-            raise TypeError(f"input_shape must be a tuple of sizes without the batch, got {input_shape!r}")
-        self.input_shape = tuple(as_size(size, "input_shape") for size in input_shape)
-        if not self.input_shape:
-            raise ValueError("input_shape must hold at least one size: the shape of a sample without the batch")
-        if not isinstance(layers, Iterable):
-            raise TypeError(f"layers must be a list of layers, got {layers!r}")
-        self.nodes = [Node(layer, (i,)) for i, layer in enumerate(layers)]
+    def __init__(self, nodes: Sequence[tuple[Layer, tuple[int, ...]]], inputs: Sequence[tuple[str, Shape]],
+                 outputs: Sequence[int], channels_first: bool = False, ops: Any = NATIVE):
+        self.ops, self.outputs, self.channels_first = ops, tuple(outputs), channels_first
+        self.nodes = [Node(layer, reads) for layer, reads in nodes]
+        self.input_names = [name for name, _ in inputs]
+        self.shapes = [shape for _, shape in inputs]  # of every value, inside
         self.__setstate__({})
-        self._check()
-        unnamed = [layer for layer in self.layers if not layer.name]
+        layers = list(dict.fromkeys(self.layers))
+        unnamed = [layer for layer in layers if not layer.name]
         try:
-            self._name()
+            self._name(layers)
             self._build()
         except BaseException:
-            for layer in self.layers:
+            for layer in layers:
                 layer.in_shape = ()  # as new: the layers can be used again
             for layer in unnamed:
                 layer.name = ""
@@ -84,77 +99,123 @@ class Graph:
 
     @property
     def layers(self) -> list[Layer]:
-        """The layers in execution order."""
+        """The layers in execution order, one for each node."""
         return [node.layer for node in self.nodes]
 
     @property
     def weighted(self) -> list[WeightedLayer]:
-        """The layers that have parameters, in execution order."""
-        return [layer for layer in self.layers if isinstance(layer, WeightedLayer)]
+        """The layers that have weights, in execution order, each once."""
+        return list(dict.fromkeys(layer for layer in self.layers if isinstance(layer, WeightedLayer)))
 
     @property
-    def output_shape(self) -> tuple[int, ...]:
-        return self.layers[-1].out_shape
+    def first(self) -> int:
+        """The number of inputs, and so the value of the first node."""
+        return len(self.input_names)
 
-    def _check(self) -> None:
-        if not self.nodes:
-            raise ValueError("layers must hold at least one layer")
-        seen: set[int] = set()
-        for i, layer in enumerate(self.layers):
-            if not isinstance(layer, Layer):
-                raise TypeError(f"layers[{i}] must be a fastlrp layer, got {layer!r}")
-            if id(layer) in seen or layer.in_shape:
-                raise ValueError(f"layers[{i}] ({layer!r}) already belongs to a network; make a new layer")
-            seen.add(id(layer))
+    @property
+    def input_shape(self) -> Any:
+        """Shape of one sample as users see it; a tuple of shapes where there are several inputs."""
+        shapes = tuple(self.surface_shape(i) for i in range(self.first))
+        return shapes[0] if len(shapes) == 1 else shapes
 
-    def _name(self) -> None:
+    @property
+    def output_shape(self) -> Any:
+        """Shape of one sample of the output; a tuple of shapes where there are several outputs."""
+        shapes = tuple(self.surface_shape(i) for i in self.outputs)
+        return shapes[0] if len(shapes) == 1 else shapes
+
+    def _name(self, layers: Sequence[Layer]) -> None:
         """Names by kind and position among its kind, as "conv1", unless given."""
-        counts: dict[str, int] = {}
-        taken = {layer.name for layer in self.layers if layer.name}
-        if len(taken) < sum(bool(layer.name) for layer in self.layers):
+        taken = {layer.name for layer in layers if layer.name}
+        if len(taken) < sum(bool(layer.name) for layer in layers):
             raise ValueError("layer names must differ from each other")
-        for layer in self.layers:
+        counts: dict[str, int] = {}
+        for layer in layers:
             counts[layer.kind] = counts.get(layer.kind, 0) + 1
             if not layer.name:
                 layer.name = f"{layer.kind}{counts[layer.kind]}"
                 if layer.name in taken:
                     raise ValueError(f"the name {layer.name!r} is needed for an unnamed layer; choose another")
+        uses: dict[str, int] = {}
+        for i, node in enumerate(self.nodes):
+            uses[node.layer.name] = count = uses.get(node.layer.name, 0) + 1
+            name = node.layer.name if count == 1 else f"{node.layer.name}:{count}"
+            self.nodes[i] = Node(node.layer, node.inputs, name)
+        self.input_names = [name or f"input{i if i > 1 else ''}" for i, name in enumerate(self.input_names, 1)]
+        names = [*self.input_names, *(node.name for node in self.nodes)]
+        if len(set(names)) < len(names):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            raise ValueError(f"names of inputs and layers must differ from each other, got {twice} more than once")
 
     def _build(self) -> None:
-        shapes = [self.input_shape]
+        self.spatial = [self.channels_first and len(shape) == 3 for shape in self.shapes]
         for node in self.nodes:
             try:
-                shapes.append(node.layer.build(*(shapes[i] for i in node.inputs)))
+                self.shapes.append(node.layer.build(*(self.shapes[i] for i in node.inputs)))
             except ValueError as error:
-                raise ValueError(f"layer {node.layer.name!r} ({node.layer!r}): {error}") from None
+                raise ValueError(f"layer {node.name!r} ({node.layer!r}): {error}") from None
+            read = [self.spatial[i] for i in node.inputs]
+            same = node.layer.layout == "same"
+            if same and any(read) and not all(read):
+                raise ValueError(f"layer {node.name!r} ({node.layer!r}) reads spatial and plain values; convert one of "
+                                 "them with ToChannelsLast or ToChannelsFirst")
+            self.spatial.append(self.channels_first and (read[0] if same else node.layer.layout == "spatial"))
+
+    def surface_shape(self, value: int) -> Shape:
+        """Shape of one sample of a value as users see it."""
+        shape = self.shapes[value]
+        return (shape[-1], *shape[:-1]) if self.spatial[value] else shape
+
+    def to_surface(self, value: int, array: Array) -> Array:
+        """A batch of a value as users see it."""
+        return np.ascontiguousarray(np.moveaxis(array, -1, 1)) if self.spatial[value] else array
+
+    def to_inside(self, value: int, array: Array) -> Array:
+        """A batch of a value as layers see it."""
+        return np.ascontiguousarray(np.moveaxis(array, 1, -1)) if self.spatial[value] else array
 
     def find(self, name: str) -> int:
-        """Index of the layer with this name."""
+        """Index of the node with this name."""
         if not isinstance(name, str):
             raise TypeError(f"start_layer must be a layer's name, got {name!r}")
-        for i, layer in enumerate(self.layers):
-            if layer.name == name:
+        for i, node in enumerate(self.nodes):
+            if node.name == name:
                 return i
-        raise ValueError(f"no layer is named {name!r}; the network has {[layer.name for layer in self.layers]}")
+        raise ValueError(f"no layer is named {name!r}; the network has {[node.name for node in self.nodes]}")
 
-    def input_bounds(self) -> tuple[Array, Array] | None:
-        """Range of the first weighted layer's input where Format and Normalize before it tell, else None.
+    def origin(self, value: int) -> tuple[int, list[Layer]] | None:
+        """The input that a value is made of, and the layers in between, if that is a simple chain."""
+        layers: list[Layer] = []
+        while value >= self.first:
+            node = self.nodes[value - self.first]
+            if node.layer.merges:
+                return None
+            layers.append(node.layer)
+            value = node.inputs[0]
+        return value, layers[::-1]
+
+    def input_bounds(self, index: int | None = None) -> tuple[Array, Array] | None:
+        """Range of the input of node `index` (default: the first layer with weights) where Format and Normalize before
+        it tell, else None.
 
         Pixels are taken to lie in [0, 1] before them; a layer that changes the range in other ways ends it.
         """
+        if index is None:
+            index = next((i for i, node in enumerate(self.nodes) if isinstance(node.layer, WeightedLayer)), None)
+        origin = None if index is None else self.origin(self.nodes[index].inputs[0])
+        if origin is None:
+            return None
         low, high, known = np.zeros(()), np.ones(()), False
-        for layer in self.layers:
-            if isinstance(layer, WeightedLayer):
-                return (low, high) if known else None
+        for layer in origin[1]:
             if layer.role == "scale":
                 low, high, known = layer.scaled(low), layer.scaled(high), True
             elif not layer.keeps_range:
                 return None
-        return None
+        return (low, high) if known else None
 
     def nonnegative(self, given: bool) -> list[bool]:
-        """For each value, whether it is sure to be non-negative, the input being so (`given`) or anything."""
-        known = [given]
+        """For each value, whether it is sure to be non-negative, the inputs being so (`given`) or anything."""
+        known = [given] * self.first
         for node in self.nodes:
             how = node.layer.nonnegative
             known.append(how == "always" or (how == "as input" and all(known[i] for i in node.inputs)))
@@ -205,17 +266,33 @@ class Graph:
         except Exception:  # a user's layer that wants arrays may say so in any way; a true error comes again
             return None, None
 
-    def as_input(self, x: Any, name: str = "x") -> Array:
-        """A batch in the backend's type; ValueError where the samples' shape is not the network's."""
-        x = real_array(x, self.ops.dtype, name)
-        if x.shape[1:] != self.input_shape or x.ndim != len(self.input_shape) + 1:
-            raise ValueError(f"{name} must have shape (N, {', '.join(map(str, self.input_shape))}), got {x.shape}")
-        return x
+    def as_inputs(self, x: Any, name: str = "x") -> list[Array]:
+        """A batch of each input in the backend's type, inside; ValueError where shapes are not the network's."""
+        found = []
+        for i, value in enumerate(self.each_input(x, name)):
+            label = name if self.first == 1 else f"{name}[{i}] ({self.input_names[i]!r})"
+            array, shape = real_array(value, self.ops.dtype, label), self.surface_shape(i)
+            if array.shape[1:] != shape or array.ndim != len(shape) + 1:
+                raise ValueError(f"{label} must have shape (N, {', '.join(map(str, shape))}), got {array.shape}")
+            if len(array) != len(found[0] if found else array):
+                raise ValueError(f"{label} must hold as many samples as the inputs before it, {len(found[0])}, "
+                                 f"got {len(array)}")
+            found.append(self.to_inside(i, array))
+        return found
+
+    def each_input(self, x: Any, name: str = "x") -> list[Any]:
+        """What was given for each input: x itself where there is one, else its entries."""
+        if self.first == 1:
+            return [x]
+        if not isinstance(x, (list, tuple)) or len(x) != self.first:
+            got = f"{len(x)} of them" if isinstance(x, (list, tuple)) else type(x).__name__
+            raise ValueError(f"{name} must be a list of arrays for the inputs {self.input_names}, got {got}")
+        return list(x)
 
     def chunks(self, n: int, batch_size: int | None) -> Iterator[slice]:
         """Slices of a batch of n whose activations fit the chunk budget, or of `batch_size` samples."""
         if batch_size is None:
-            values = math.prod(self.input_shape) + sum(math.prod(layer.out_shape) for layer in self.layers)
+            values = sum(map(math.prod, self.shapes))
             batch_size = max(1, self.ops.chunk_bytes // (values * self.ops.dtype.itemsize))
             batch_size = -(-n // max(1, -(-n // batch_size)))  # even chunks
         else:
@@ -223,16 +300,13 @@ class Graph:
         for first in range(0, n, max(1, batch_size)):
             yield slice(first, min(n, first + batch_size))
 
-    def trace(self, x: Array, rng: np.random.Generator | None = None, ops: Any = None) -> Trace:
+    def trace(self, inputs: Sequence[Array], rng: np.random.Generator | None = None, ops: Any = None) -> Trace:
         """Run forward and keep everything; with `rng`, as in training; with `ops`, on another backend."""
         ops = self.ops if ops is None else ops
-        values, kept = [x], []
+        values, kept = list(inputs), []
         for node in self.nodes:
-            value = values[node.inputs[0]]
-            if rng is None:
-                y, k = node.layer.forward(ops, value)
-            else:
-                y, k = node.layer.forward_training(ops, value, rng)
+            x = node.reads(values)
+            y, k = node.layer.forward(ops, x) if rng is None else node.layer.forward_training(ops, x, rng)
             values.append(y)
             kept.append(k)
         return Trace(values, kept, ops)
@@ -241,7 +315,8 @@ class Graph:
         """The same network on the NumPy twin alone, in any float dtype, with the same calls."""
         twin = copy.copy(self)  # shares nothing that changes: a copy's plans are its own
         twin.ops = Reference(dtype)
-        twin.nodes = [Node(node.layer.astype(twin.ops.dtype), node.inputs) for node in self.nodes]
+        layers = {layer: layer.astype(twin.ops.dtype) for layer in self.layers}
+        twin.nodes = [Node(layers[node.layer], node.inputs, node.name) for node in self.nodes]
         return twin
 
     def at(self: AnyGraph, precision: str) -> AnyGraph:
@@ -257,25 +332,28 @@ class Graph:
         other.ops, other._plans, other._programs = native(precision), self._plans, self._programs
         return other
 
-    def forward(self, x: Any, batch_size: int | None = None, precision: str = "highest") -> Array:
+    def forward(self, x: Any, batch_size: int | None = None, precision: str = "highest") -> Any:
         """Outputs (N, ...) for inputs (N, *input_shape): logits, for a classifier.
 
-        Any real array is taken (any dtype, strides, byte order) and converted to float32. batch_size: samples at a
-        time; it changes no bit of the result. precision: as in `Network.explain`. TypeError for complex, object and
-        string arrays; ValueError where the shape does not fit.
+        Any real array is taken (any dtype, strides, byte order) and converted to float32. Where a network has several
+        inputs, x is a list of them; where it has several outputs, a list comes back. batch_size: samples at a time; it
+        changes no bit of the result. precision: as in `Network.explain`. TypeError for complex, object and string
+        arrays; ValueError where the shape does not fit.
         """
         graph = self.at(precision)
-        x = graph.as_input(x)
-        out = np.empty((len(x), *self.output_shape), graph.ops.dtype)
-        for chunk in graph.chunks(len(x), batch_size):
-            graph.run(graph._forward, "forward", {"x": x[chunk]}, {"y": out[chunk]})
-        return out
+        inputs = graph.as_inputs(x)
+        found = [np.empty((len(inputs[0]), *graph.shapes[i]), graph.ops.dtype) for i in graph.outputs]
+        for chunk in graph.chunks(len(inputs[0]), batch_size):
+            graph.run(graph._forward, "forward", {i: array[chunk] for i, array in enumerate(inputs)},
+                      {("output", i): array[chunk] for i, array in enumerate(found)})
+        shown = [graph.to_surface(i, array) for i, array in zip(graph.outputs, found, strict=True)]
+        return shown[0] if len(shown) == 1 else shown
 
     def _forward(self, ops: Any, inputs: Mapping[Any, Any], classes: Any) -> dict[Any, Any]:
-        value = inputs["x"]
+        values = list(inputs.values())
         for node in self.nodes:
-            value, _ = node.layer.forward(ops, value)
-        return {"y": value}
+            values.append(node.layer.forward(ops, node.reads(values))[0])
+        return {("output", i): values[value] for i, value in enumerate(self.outputs)}
 
 
 def _keep(store: dict[Any, Any], key: Any, value: Any, most: int) -> None:

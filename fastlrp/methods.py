@@ -35,7 +35,7 @@ def composite(graph: Graph, methods: Any) -> Composite:
 
 def _specs(graph: Graph, methods: Any) -> list[tuple[str, float | None]]:
     """One (name, number or None) for each layer with weights."""
-    layers, weighted = graph.layers, graph.weighted
+    layers, weighted = list(dict.fromkeys(graph.layers)), graph.weighted
     if isinstance(methods, str):
         first, rest = COMBINATIONS.get(methods, ([methods], [methods]))
         return [_spec(first if i == 0 else rest) for i in range(len(weighted))]

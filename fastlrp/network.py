@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,8 @@ import numpy as np
 
 from .explain import Conservation, Explanation, Filter, conservation, explain
 from .graph import Graph
-from .layers import Layer
+from .layers import Input, Layer, Value
+from .layers.value import as_shape, as_values, sort_values
 from .methods import is_methods
 from .ops import real_array
 from .reference import Array
@@ -33,7 +34,51 @@ class Network(Graph):
     def __init__(self, layers: Sequence[Layer], input_shape: Sequence[int], *, seed: int = 0,
                  init: str | None = "he"):
         _check_init(seed, init)
-        super().__init__(layers, input_shape)
+        shape = as_shape(input_shape, "input_shape")
+        if not isinstance(layers, Iterable):
+            raise TypeError(f"layers must be a list of layers, got {layers!r}")
+        layers = list(layers)
+        if not layers:
+            raise ValueError("layers must hold at least one layer")
+        for i, layer in enumerate(layers):
+            _check_layer(layer, f"layers[{i}]")
+            if layer.merges or layer in layers[:i]:
+                raise ValueError(f"layers[{i}] ({layer!r}) has no place in a sequence: use Network.from_graph")
+        self._assemble([(layer, (i,)) for i, layer in enumerate(layers)], [("", shape)], [len(layers)], False, seed,
+                       init)
+
+    @classmethod
+    def from_graph(cls, inputs: Any, outputs: Any, *, channels_first: bool = False, seed: int = 0,
+                   init: str | None = "he") -> Network:
+        """A network with branches, from symbolic values: what layers return when they are called on values.
+
+            x = fastlrp.Input((32, 32, 3))
+            h = fastlrp.ReLU()(fastlrp.Conv2d(8, 3, padding=1)(x))
+            h = fastlrp.Add()(h, fastlrp.Conv2d(8, 1)(x))
+            net = fastlrp.Network.from_graph(x, fastlrp.Linear(10)(fastlrp.Flatten()(h)))
+
+        inputs, outputs: one value or a list of them. With several inputs, `forward` and `explain` take a list of
+        arrays, and relevance is a list; with several outputs, `forward` returns a list, and the first is explained
+        unless `start_layer` says otherwise. A layer called twice is shared: one set of weights, inputs of one shape.
+        channels_first: spatial values are (N, C, H, W) to the user: see fastlrp/graph.py. seed, init: as in `Network`.
+        """
+        _check_init(seed, init)
+        inputs, outputs = as_values(inputs, Input, "inputs"), as_values(outputs, Value, "outputs")
+        values = sort_values(inputs, outputs)
+        if any(value.layer is None for value in outputs):
+            raise ValueError("outputs must be made by layers, got an input")
+        indices = {id(value): i for i, value in enumerate((*inputs, *values))}
+        for layer in dict.fromkeys(value.layer for value in values):
+            _check_layer(layer, "a layer")
+        net = cls.__new__(cls)
+        net._assemble([(value.layer, tuple(indices[id(v)] for v in value.inputs)) for value in values],
+                      [(value.name, value.shape) for value in inputs], [indices[id(v)] for v in outputs],
+                      channels_first, seed, init)
+        return net
+
+    def _assemble(self, nodes: Any, inputs: Any, outputs: Sequence[int], channels_first: bool, seed: int,
+                  init: str | None) -> None:
+        super().__init__(nodes, inputs, outputs, channels_first)
         if init is not None:
             self.reset_params(seed, init)
 
@@ -48,17 +93,21 @@ class Network(Graph):
         return self.forward(x, batch_size, precision)
 
     def __repr__(self) -> str:
-        rows = [("layer", "kind", "output", "parameters"), ("input", "", str(self.input_shape), "")]
-        count = 0
-        for layer in self.layers:
-            own = sum(a.size for a in getattr(layer, "parameters", {}).values())
-            count += own
-            rows.append((str(layer.name), repr(layer), str(layer.out_shape), f"{own:,}" if own else ""))
-        widths = [max(len(row[i]) for row in rows) for i in range(4)]
-        lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:<{widths[2]}}  {d:>{widths[3]}}".rstrip()
-                 for a, b, c, d in rows]
-        return "\n".join([*lines, f"{count:,} parameters, {self.ops.dtype}"
-                          f" on {self.ops.name}"])
+        names = [*self.input_names, *(node.name for node in self.nodes)]
+        rows = [("layer", "kind", "reads", "output", "parameters")]
+        rows += [(name, "", "", str(self.surface_shape(i)), "") for i, name in enumerate(self.input_names)]
+        counts: dict[Layer, int] = {}
+        for i, node in enumerate(self.nodes, self.first):
+            own = 0 if node.layer in counts else sum(a.size for a in getattr(node.layer, "parameters", {}).values())
+            counts.setdefault(node.layer, own)
+            reads = "" if node.inputs == (i - 1,) else ", ".join(names[v] for v in node.inputs)
+            rows.append((node.name, repr(node.layer), reads, str(self.surface_shape(i)), f"{own:,}" if own else ""))
+        if not any(row[2] for row in rows[1:]):
+            rows = [(a, b, "", c, d) for a, b, _, c, d in rows]  # a sequence
+        widths = [max(len(row[i]) for row in rows) for i in range(5)]
+        lines = ["  ".join([*(f"{cell:<{w}}" for cell, w in zip(row[:4], widths, strict=False) if w),
+                            f"{row[4]:>{widths[4]}}"]).rstrip() for row in rows]
+        return "\n".join([*lines, f"{sum(counts.values()):,} parameters, {self.ops.dtype} on {self.ops.name}"])
 
     def explain(self, x: Any, target: Any = None, composite: Any = "epsilon_plus_flat", *, start: Any = None,
                 start_layer: str | None = None, layers: bool = False, reference: Any = None,
@@ -72,7 +121,7 @@ class Network(Graph):
         start: relevance at the output: "logit" (the target's logit; the default but for gradient presets), "one"
             (1 at the target: the default of gradient presets), or an array (N, outputs), which needs no target.
         start_layer: name of an inner layer whose output is explained instead; start then has its shape.
-        layers: also return the relevance of every layer's output, by name.
+        layers: also return the relevance of every layer's output, by name: zero where none reaches it.
         reference: "batch" or an array of inputs: subtract their mean activations from the inputs of layers with
             weights, and their mean output from the start; biases cancel, so that no rule uses them.
         batch_size: samples at a time; it changes no bit. Default: as many as have 512 MB of values (twin: 16 MB).
@@ -81,7 +130,8 @@ class Network(Graph):
             have something faster for the lower ones: on others all are "highest". Or "float64": on the NumPy twin,
             which knows no other precision than its dtype's.
         compat: "zennit" (default) or "tensorflow_lrp" (default for `methods`): stabilisers and biases where a rule
-            leaves them open.
+            leaves them open. "zennit" by name passes relevance through a BatchNorm that could not be folded; by default
+            it is explained as the affine map that it is.
         progress: show a progress bar.
 
         NaN and infinities propagate to what depends on them. An empty batch gives an empty result. Raises ValueError
@@ -96,7 +146,8 @@ class Network(Graph):
 
         Takes the arguments of `explain`.
         """
-        return conservation(self, self.explain(x, target, composite, layers=True, **more))
+        graph = self.at(more.pop("precision", "highest"))
+        return conservation(graph, explain(graph, x, target, composite, sums=True, **more))
 
     def lrp(self, x: Any, class_filter: Any = None, methods: Any = "simple", *, explain_layer_id: int = -1,
             reference: Any = None, batch_size: int | None = None, precision: str = "highest") -> Array:
@@ -120,28 +171,29 @@ class Network(Graph):
              batch_size: int | None, layers: bool) -> Explanation:
         if not is_methods(methods):
             raise ValueError(f"methods must be a name, a combination or a list (see fastlrp.methods), got {methods!r}")
-        x, layer = self.as_input(x), self._layer_at(explain_layer_id)
-        start = Filter(self._class_filter(class_filter, (len(x), *layer.out_shape)))
-        return explain(self, x, None, methods, start=start, start_layer=layer.name, layers=layers,
+        end = self._node_at(explain_layer_id)
+        shape = (len(self.as_inputs(x)[0]), *self.surface_shape(self.first + end))
+        start = Filter(self._class_filter(class_filter, shape))
+        return explain(self, x, None, methods, start=start, start_layer=self.nodes[end].name, layers=layers,
                        reference=reference, batch_size=batch_size, compat="tensorflow_lrp")
 
     def sensitivity(self, x: Any, class_filter: Any = None, batch_size: int | None = None) -> Array:
         """Gradient of Σ output · class_filter at the formatted input (after a leading Format or Normalize)."""
-        x = self.as_input(x)
-        shape = (len(x), *self.output_shape)
+        graph = self.at("highest")
+        shape = (len(self.as_inputs(x)[0]), *self.surface_shape(self.outputs[0]))
         start = np.ascontiguousarray(np.broadcast_to(self._class_filter(class_filter, shape), shape))
         formatted = 0
-        while formatted < len(self.layers) and self.layers[formatted].role == "scale":
+        while formatted < len(self.nodes) and self.layers[formatted].role == "scale" and self.first == 1:
             formatted += 1
-        found = explain(self, x, None, "gradient", start=start, layers=formatted > 0, batch_size=batch_size)
-        return found.layers[self.layers[formatted - 1].name] if formatted else found.relevance
+        found = explain(graph, x, None, "gradient", start=start, layers=formatted > 0, batch_size=batch_size)
+        return found.layers[self.nodes[formatted - 1].name] if formatted else found.relevance
 
-    def _layer_at(self, index: int) -> Layer:
+    def _node_at(self, index: int) -> int:
         if isinstance(index, bool) or not isinstance(index, (int, np.integer)):
             raise TypeError(f"explain_layer_id must be an int, got {index!r}")
-        if not -len(self.layers) <= index < len(self.layers):
-            raise ValueError(f"explain_layer_id must be an index into the {len(self.layers)} layers, got {index}")
-        return self.layers[index]
+        if not -len(self.nodes) <= index < len(self.nodes):
+            raise ValueError(f"explain_layer_id must be an index into the {len(self.nodes)} layers, got {index}")
+        return int(index) % len(self.nodes)
 
     def _class_filter(self, class_filter: Any, shape: tuple[int, ...]) -> Array:
         """What outputs of a shape (N, ...) are multiplied by: one filter for each sample, or one for all."""
@@ -164,16 +216,16 @@ class Network(Graph):
         relative L2 errors {"forward", "relevance"}; raises ArithmeticError naming the first layer beyond `tolerance`.
         Takes the other arguments of `explain` too.
         """
-        x, tolerance = self.as_input(x), as_number(tolerance, "tolerance")
-        twin = self.to_numpy()
-        own, other = (net.trace(net.as_input(x)) for net in (self.at(precision), twin))
-        names = ["input", *(layer.name for layer in self.layers)]
+        tolerance, twin = as_number(tolerance, "tolerance"), self.to_numpy()
+        own, other = (net.trace(net.as_inputs(x)) for net in (self.at(precision), twin.at(precision)))
+        names = [*self.input_names, *(node.name for node in self.nodes)]
         worst = _compare("forward", names, own.values, other.values, tolerance)
         found = self.explain(x, target, composite, layers=True, precision=precision, **more)
         # The same classes on both sides: near-tied logits may change places by rounding.
         expected = twin.explain(x, found.target, composite, layers=True, **more)
-        own_maps, other_maps = ([*reversed(e.layers.values()), e.relevance] for e in (found, expected))
-        names = [*reversed(found.layers), "input"]
+        own_maps, other_maps = ([*reversed(e.layers.values()), *(e.relevance if self.first > 1 else [e.relevance])]
+                                for e in (found, expected))
+        names = [*reversed(found.layers), *self.input_names]
         return {"forward": worst, "relevance": _compare("relevance", names, own_maps, other_maps, tolerance)}
 
     def fit(self, x: Any, t: Any, *, epochs: int = 1, batch_size: int = 50, optimizer: Any = "adam",
@@ -200,6 +252,13 @@ class Network(Graph):
         """Read parameters that `save_params` or `save` wrote for a network of the same layers."""
         from .io import load_params
         load_params(self, path)
+
+
+def _check_layer(layer: Any, name: str) -> None:
+    if not isinstance(layer, Layer):
+        raise TypeError(f"{name} must be a fastlrp layer, got {layer!r}")
+    if layer.in_shape:
+        raise ValueError(f"{name} ({layer!r}) already belongs to a network; make a new layer")
 
 
 def _check_init(seed: Any, init: Any) -> int:

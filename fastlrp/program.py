@@ -57,6 +57,7 @@ class Step:
     channels: int = 1
     product: Any = None
     window: Window | None = None
+    copy: Copy | None = None
     kind: int = 0
     sign: int = 0
     parameter: float = 0.0
@@ -160,42 +161,97 @@ class Recorder:
     def reshape(self, x: Slot, shape: Sequence[int]) -> Slot:
         return Slot(x.index, tuple(shape))
 
+    def transpose(self, x: Slot, axes: Sequence[int]) -> Slot:
+        shape, steps = tuple(x.sample_shape[axis] for axis in axes), _steps(x.sample_shape)
+        return self._copy(x, self.slot(shape), shape, [steps[axis] for axis in axes], _steps(shape))
+
+    def concat(self, xs: Sequence[Slot], axis: int) -> Slot:
+        shape = list(xs[0].sample_shape)
+        shape[axis] = sum(x.sample_shape[axis] for x in xs)
+        out, at, steps = self.slot(shape), 0, _steps(shape)
+        for x in xs:
+            self._copy(x, out, x.sample_shape, _steps(x.sample_shape), steps, to_offset=at * steps[axis], more=at > 0)
+            at += x.sample_shape[axis]
+        return out
+
+    def split(self, x: Slot, sizes: Sequence[int], axis: int) -> list[Slot]:
+        found, at, steps = [], 0, _steps(x.sample_shape)
+        for size in sizes:
+            shape = (*x.sample_shape[:axis], size, *x.sample_shape[axis + 1:])
+            found.append(self._copy(x, self.slot(shape), shape, steps, _steps(shape), from_offset=at * steps[axis]))
+            at += size
+        return found
+
+    def expand(self, x: Slot, shape: Sequence[int]) -> Slot:
+        if x.sample_shape == tuple(shape):
+            return x
+        steps = [0 if own != size else step
+                 for own, size, step in zip(x.sample_shape, shape, _steps(x.sample_shape), strict=True)]
+        return self._copy(x, self.slot(shape), shape, steps, _steps(shape))
+
     def pad(self, x: Slot, padding: Padding, value: float) -> Slot:
         (top, bottom), (left, right) = padding
         height, width, channels = x.sample_shape
-        return self._place(x, (top, left), (height + top + bottom, width + left + right, channels), value)
+        shape = (height + top + bottom, width + left + right, channels)
+        steps = _steps(shape)
+        return self._copy(x, self.slot(shape), x.sample_shape, _steps(x.sample_shape), steps,
+                          to_offset=top * steps[0] + left * steps[1], around=value)
 
     def crop(self, x: Slot, padding: Padding) -> Slot:
         (top, bottom), (left, right) = padding
         height, width, channels = x.sample_shape
-        return self._place(x, (-top, -left), (height - top - bottom, width - left - right, channels), 0.0)
+        shape, steps = (height - top - bottom, width - left - right, channels), _steps(x.sample_shape)
+        return self._copy(x, self.slot(shape), shape, steps, _steps(shape),
+                          from_offset=top * steps[0] + left * steps[1])
 
-    def _place(self, x: Slot, at: tuple[int, int], shape: tuple[int, int, int], value: float) -> Slot:
-        return self._add("place", shape, x, window=_Rectangle(x.sample_shape, at, shape), parameter=value)
+    def _copy(self, x: Slot, out: Slot, sizes: Sequence[int], from_steps: Sequence[int], to_steps: Sequence[int], *,
+              from_offset: int = 0, to_offset: int = 0, around: float | None = None, more: bool = False) -> Slot:
+        """more: other steps have written elsewhere in `out` before; around: what it holds elsewhere."""
+        copy = Copy(_axes(sizes, from_steps, to_steps), from_offset, to_offset)
+        sources: tuple[Source, ...] = ((x, "plain", None), *([(out, "plain", None)] if more else []))
+        self.steps.append(Step("copy", (out,), sources, copy=copy, kind=int(around is not None),
+                               parameter=around or 0.0))
+        return out
 
 
 @dataclass(frozen=True)
-class _Rectangle:
-    """What `place` reads of a window: sizes, and where the input's corner goes."""
+class Copy:
+    """Which elements of a sample go where: (size, step in the source, step in the destination) of each axis."""
 
-    in_shape: tuple[int, ...]
-    at: tuple[int, int]
-    out_shape: tuple[int, int, int]
-    kernel = stride = dilation = (1, 1)
+    axes: list[tuple[int, int, int]]
+    from_offset: int
+    to_offset: int
 
-    @property
-    def grid(self) -> tuple[int, ...]:
-        return self.out_shape[:2]
 
-    @property
-    def padding(self) -> Padding:
-        return (self.at[0], 0), (self.at[1], 0)
+COPY_AXES = 6  # of the kernel
+
+
+def _steps(shape: Sequence[int]) -> list[int]:
+    """Elements from one position of each axis to the next."""
+    return [math.prod(shape[i + 1:]) for i in range(len(shape))]
+
+
+def _axes(sizes: Sequence[int], from_steps: Sequence[int], to_steps: Sequence[int]) -> list[tuple[int, int, int]]:
+    """The axes of a copy, neighbours joined where both sides walk through them as through one."""
+    joined: list[tuple[int, int, int]] = []
+    for size, source, target in zip(sizes, from_steps, to_steps, strict=True):
+        if size == 1:
+            continue
+        if joined and joined[-1][1] == size * source and joined[-1][2] == size * target:
+            joined[-1] = (joined[-1][0] * size, source, target)
+        else:
+            joined.append((size, source, target))
+    if len(joined) > COPY_AXES:
+        raise NotRecorded
+    return [(1, 0, 0)] * (COPY_AXES - len(joined)) + joined
 
 
 class Program:
     """A recorded run: `inputs` and `outputs` by name, in the caller's memory; everything else in an arena."""
 
     def __init__(self, recorder: Recorder, inputs: Mapping[Any, Slot], outputs: Mapping[Any, Slot]):
+        if inputs.keys() & outputs.keys():
+            raise ValueError(f"names of inputs and outputs must differ, got {inputs.keys() & outputs.keys()} as both")
         self._slots = {**inputs, **outputs}
         self._outputs = list(outputs)
         needed = _needed(recorder.steps, outputs.values())
@@ -237,7 +293,7 @@ def _share_memory(steps: Sequence[Step], sizes: Sequence[int], external: set[int
     for t, step in enumerate(steps):
         ending = {slot.index for slot in step.reads() if last[slot.index] == t and slot.index in live}
         for slot in step.out:
-            if slot.index in external:
+            if slot.index in external or slot.index in live:  # what several steps fill together
                 continue
             size = -(-sizes[slot.index] // ALIGN) * ALIGN
             heir = next((i for i in ending if step.op in ELEMENTWISE and live[i][1] == size), None)

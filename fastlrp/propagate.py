@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .graph import Graph, Trace
-from .layers import Layer, ReLU, SumPool2d, WeightedLayer
+from .layers import Layer, ReLU, WeightedLayer
 from .reference import Array, Operand, weight_part
 from .rules import (
     AlphaBeta,
@@ -46,9 +46,9 @@ class Plan:
     bounds: Mapping[int, Bounds]  # ZBox's, by node, in the shape of the layer's input
     nonnegative: tuple[Sequence[bool], Sequence[bool]]  # for each value: sure to be so for any input, for one that is
     means: Sequence[Array] | None = None  # mean of each value over the reference
+    reached: dict[int, list[bool]] = field(default_factory=dict)  # see has_relevance
     # see _box_constant
     constants: dict[tuple[Any, ...], tuple[Array, Array | None, Array | None]] = field(default_factory=dict)
-
 
     def asks_sign(self) -> bool:
         """Whether a non-negative input spares work: decided sample by sample, whatever the neighbours are."""
@@ -58,10 +58,10 @@ class Plan:
 
 
 def make_plan(graph: Graph, rules: Sequence[Rule], convention: Convention) -> Plan:
-    """Check that every rule fits its layer, and prepare what depends on the graph alone."""
-    for layer, rule in zip(graph.layers, rules, strict=True):
-        if not _applies(layer, rule):
-            raise ValueError(f"rule {rule} does not apply to layer {layer.name!r} ({layer!r})")
+    """Check that every node's rule fits its layer, and prepare what depends on the graph alone."""
+    for node, rule in zip(graph.nodes, rules, strict=True):
+        if not _applies(node.layer, rule):
+            raise ValueError(f"rule {rule} does not apply to layer {node.name!r} ({node.layer!r})")
     bounds = {i: _box_bounds(graph, i, rule) for i, rule in enumerate(rules) if isinstance(rule, ZBox)}
     return Plan(rules, convention, bounds, (graph.nonnegative(False), graph.nonnegative(True)))
 
@@ -71,45 +71,49 @@ def _applies(layer: Layer, rule: Rule) -> bool:
         return True
     if isinstance(layer, WeightedLayer):
         return isinstance(rule, LinearRule)
-    if layer.role == "sum":
+    if layer.role in ("sum", "affine"):
         return isinstance(rule, (Norm, Epsilon))
     return isinstance(rule, (Pass, PositiveGradient, SmoothGradient) if layer.role == "activation" else Pass)
 
 
-def run_forward(graph: Graph, plan: Plan, x: Array, ops: Any, start: int, nonnegative: bool) -> Trace:
+def run_forward(graph: Graph, plan: Plan, inputs: Sequence[Array], ops: Any, start: int, nonnegative: bool) -> Trace:
     """A trace for `propagate` from value `start`: where a rule needs both p and q, the layer's output is made of them;
     where it divides by the output as it comes, that is as exact as its own terms allow."""
-    trace, gated = Trace([x], [], ops), _gated(graph, plan, start)
-    for i, node in enumerate(graph.nodes[:start]):
-        layer, value = node.layer, trace.values[node.inputs[0]]
-        if isinstance(plan.rules[i], LinearRule) and isinstance(layer, WeightedLayer) and plan.means is None:
-            step = _Linear(ops, layer, plan, i, gated[i + 1])
-            value, kept = step.forward(value, plan.nonnegative[nonnegative][node.inputs[0]])
+    trace, gated = Trace(list(inputs), [], ops), _gated(graph, plan, start)
+    for i, node in enumerate(graph.nodes[:start + 1 - graph.first]):
+        x = node.reads(trace.values)
+        if isinstance(plan.rules[i], LinearRule) and isinstance(node.layer, WeightedLayer) and plan.means is None:
+            step = _Linear(ops, node.layer, plan, i, gated[graph.first + i])
+            value, kept = step.forward(x, plan.nonnegative[nonnegative][node.inputs[0]])
         else:
-            value, kept = layer.forward(ops, value)
+            value, kept = node.layer.forward(ops, x)
         trace.values.append(value)
         trace.kept.append(kept)
     return trace
 
 
 def propagate(graph: Graph, trace: Trace, plan: Plan, relevance: Array, start: int, nonnegative: bool = False,
-              visit: Callable[[int, Array], None] | None = None) -> Array:
-    """Relevance of the input from that of value `start`.
+              visit: Callable[[int, Array, Sequence[Any]], None] | None = None) -> list[Any]:
+    """Relevance of each input from that of value `start`; None where none reaches it.
 
-    nonnegative: the whole input is known to be so. visit(i, R), if given, sees the relevance of each value i on the
-    way, value `start` first.
+    A value's relevance is the sum over the nodes that read it. nonnegative: the whole input is known to be so.
+    visit(i, R, parts), if given, sees the relevance of each node's value i and what the node hands to its inputs.
     """
     run = _Run(graph, trace, plan, start, nonnegative)
     pending: list[Any] = [None] * (start + 1)
     pending[start] = relevance
-    for i in range(start, 0, -1):
+    for value in range(start, graph.first - 1, -1):
+        if pending[value] is None:
+            continue  # nothing that is explained depends on it
+        node = graph.nodes[value - graph.first]
+        parts = run.step(value - graph.first, pending[value])
         if visit:
-            visit(i, pending[i])
-        pending[graph.nodes[i - 1].inputs[0]] = run.step(i - 1, pending[i])
-        pending[i] = None
-    if visit:
-        visit(0, pending[0])
-    return pending[0]
+            visit(value, pending[value], parts)
+        pending[value] = None
+        for i, part in zip(node.inputs, parts, strict=True):
+            if part is not None:
+                pending[i] = part if pending[i] is None else trace.ops.add(pending[i], part)
+    return pending[:graph.first]
 
 
 class _Run:
@@ -120,10 +124,15 @@ class _Run:
         self.nonnegative = plan.nonnegative[nonnegative]
         self.gated = _gated(graph, plan, start)
 
-    def step(self, index: int, relevance: Array) -> Array:
-        """From the relevance of node `index`'s output to that of its input."""
+    def step(self, index: int, relevance: Array) -> Sequence[Any]:
+        """From the relevance of node `index`'s output to that of its inputs; None: none at all."""
         node, rule = self.graph.nodes[index], self.plan.rules[index]
-        layer, x = node.layer, self.trace.values[node.inputs[0]]
+        if node.layer.role == "gate" and isinstance(rule, Pass):
+            return relevance, None
+        return node.parts(self._back(index, node.reads(self.trace.values), relevance))
+
+    def _back(self, index: int, x: Any, relevance: Array) -> Any:
+        layer, rule = self.graph.nodes[index].layer, self.plan.rules[index]
         if isinstance(rule, LinearRule) and isinstance(layer, WeightedLayer):
             return self._weighted(index, x, relevance)
         if isinstance(rule, (Norm, Epsilon)):
@@ -138,47 +147,71 @@ class _Run:
         back = layer.backward(self.ops, relevance, x, self.trace.kept[index])
         return self.ops.activation("relu", back) if isinstance(rule, PositiveGradient) else back
 
-    def _sum(self, index: int, x: Array, relevance: Array) -> Array:
-        """Norm: R_i = x_i Σ_j s R_j / s_ε(y_j), s the pool's scale."""
-        convention, rule, pool = self.plan.convention, self.plan.rules[index], self.graph.nodes[index].layer
-        assert isinstance(rule, (Norm, Epsilon)) and isinstance(pool, SumPool2d)  # make_plan has checked
+    def _sum(self, index: int, x: Any, relevance: Array) -> Any:
+        """Norm: R_i = x_i Σ_j w_ij R_j / s_ε(y_j), w what the layer multiplies its inputs by."""
+        convention, rule, layer = self.plan.convention, self.plan.rules[index], self.graph.nodes[index].layer
+        assert isinstance(rule, (Norm, Epsilon))  # make_plan has checked
+        if layer.role == "affine" and isinstance(rule, Norm) and convention.affine_passes:
+            return relevance
         epsilon = convention.sum_epsilon if rule.epsilon is None else rule.epsilon
-        quotients = self.ops.ratio_map(self.trace.values[index + 1], None,
+        quotients = self.ops.ratio_map(self.trace.values[self.graph.first + index], None,
                                        (relevance, epsilon, 1.0, convention.signed))
-        return pool.norm(self.ops, quotients, x)
+        return layer.norm(self.ops, quotients, x)
 
     def _weighted(self, index: int, x: Array, relevance: Array) -> Array:
-        source, layer = self.graph.nodes[index].inputs[0], self.graph.nodes[index].layer
+        source, value = self.graph.nodes[index].inputs[0], self.graph.first + index
+        layer = self.graph.nodes[index].layer
         assert isinstance(layer, WeightedLayer)
-        z: Array | None = self.trace.values[index + 1]
+        z: Array | None = self.trace.values[value]
         nonnegative = self.nonnegative[source]
         if self.plan.means is not None:
             # The layer maps the difference x − mean to z − mean(z): the bias cancels.
             x, z, nonnegative = self.ops.affine(x, minus=self.plan.means[source]), None, False
-        return _Linear(self.ops, layer, self.plan, index, self.gated[index + 1], self.trace.kept[index])(
+        return _Linear(self.ops, layer, self.plan, index, self.gated[value], self.trace.kept[index])(
             x, z, relevance, nonnegative)
 
 
+def has_relevance(graph: Graph, plan: Plan, start: int) -> list[bool]:
+    """For each value up to `start`, whether relevance reaches it: found once per plan and start."""
+    if start not in plan.reached:
+        plan.reached[start] = [state is not None for state in _states(graph, plan, start)]
+    return plan.reached[start]
+
+
 def _gated(graph: Graph, plan: Plan, start: int) -> list[bool]:
-    """For each value, whether its relevance is zero wherever the value is not positive, by the rules above it.
+    """For each value, whether its relevance is zero wherever the value is not positive."""
+    return [state == GATED for state in _states(graph, plan, start)]
+
+
+# What is known of a value's relevance: nothing; that it is zero where the value is zero; where it is <= 0.
+FREE, ZERO, GATED = range(3)
+
+
+def _states(graph: Graph, plan: Plan, start: int) -> list[int | None]:
+    """What the rules above each value leave of its relevance; None: none reaches it.
 
     A rule that multiplies by the input leaves none where that is zero; a ReLU's output is zero where its input is
-    not positive.
+    not positive. A value that several nodes read has what holds for all of them.
     """
-    free, zero, gated = range(3)  # relevance may be anywhere; is zero where the value is zero; where it is <= 0
-    states = [free] * (start + 1)
-    for i in range(start, 0, -1):
-        node, rule, above = graph.nodes[i - 1], plan.rules[i - 1], states[i]
-        if plan.means is not None:
-            below = free
+    states: list[int | None] = [None] * (start + 1)
+    states[start] = FREE
+    for value in range(start, graph.first - 1, -1):
+        node, rule, above = graph.nodes[value - graph.first], plan.rules[value - graph.first], states[value]
+        if above is None:
+            continue
+        if plan.means is not None or node.layer.role == "affine":
+            below = FREE
         elif isinstance(rule, (LinearRule, Norm)):
-            below = zero if getattr(rule, "reads", "plain") in ("plain", "sign") else free
+            below = ZERO if getattr(rule, "reads", "plain") in ("plain", "sign") else FREE
         elif isinstance(node.layer, ReLU):
-            below = gated if above > free or isinstance(rule, Gradient) else free
+            below = GATED if above > FREE or isinstance(rule, Gradient) else FREE
+        elif node.layer.role == "gate":
+            below = min(above, ZERO) if isinstance(rule, Pass) else FREE
         else:
-            below = above if isinstance(rule, Pass) and node.layer.role == "route" else free
-        states[node.inputs[0]] = below
-    return [state == gated for state in states]
+            below = above if isinstance(rule, Pass) and (node.layer.role == "route" or node.layer.transparent) else FREE
+        for i in node.inputs[:1] if node.layer.role == "gate" and isinstance(rule, Pass) else node.inputs:
+            states[i] = below if (before := states[i]) is None else min(before, below)
+    return states
 
 
 class _Linear:
@@ -187,7 +220,7 @@ class _Linear:
     def __init__(self, ops: Any, layer: Any, plan: Plan, index: int, gated: bool = False, sums: Any = None):
         self.ops, self.layer, self.convention, self.gated, self.sums = ops, layer, plan.convention, gated, sums
         rule: Any = plan.rules[index]
-        self.rule = rule
+        self.rule, self.index = rule, index
         self.box, self.constants = plan.bounds.get(index), plan.constants
         uses_bias = rule.bias and plan.convention.bias and plan.means is None
         self.bias = layer.bias if uses_bias else None
@@ -277,7 +310,7 @@ class _Linear:
         """
         layer, parts = self.layer, ("+", "-")
         weight, own_bias = layer.weight, layer.bias  # of one time: another thread may assign new ones
-        key = (layer.name, self.ops.key)
+        key = (self.index, self.ops.key)
         kept = self.constants.get(key)
         if kept is not None and kept[0] is weight and kept[1] is own_bias:
             return kept[2]
@@ -324,21 +357,30 @@ class _Linear:
 
 def _box_bounds(graph: Graph, index: int, rule: ZBox) -> Bounds:
     """ZBox's bounds: given, else implied by Format or Normalize, else −1 and 1."""
-    layer = graph.layers[index]
-    low, high = (rule.low, rule.high) if rule.low is not None else graph.input_bounds() or (-1.0, 1.0)
-    low, high = _bound(graph, layer, low, "low"), _bound(graph, layer, high, "high")
+    low, high = (rule.low, rule.high) if rule.low is not None else graph.input_bounds(index) or (-1.0, 1.0)
+    low, high = _bound(graph, index, low, "low"), _bound(graph, index, high, "high")
     if not (low <= high).all():
         raise ValueError("low must not be above high in ZBox's bounds")
     return low, high
 
 
-def _bound(graph: Graph, layer: Layer, value: Any, name: str) -> Array:
-    """A number, one value per channel, or an array of the input's shape, in the layer's shape."""
-    value = np.asarray(value, graph.ops.dtype)
-    for shape in (layer.in_shape, graph.input_shape):
-        # (C,) always means per channel; before a Flatten, the image's channels.
-        same_size = np.prod(shape) == np.prod(layer.in_shape)
-        if same_size and (value.ndim == 0 or value.shape == shape or value.shape == shape[-1:]):
-            return np.ascontiguousarray(np.broadcast_to(value, shape)).reshape(layer.in_shape)
-    raise ValueError(f"{name} must be a number, one value per channel, or of the input's shape {layer.in_shape}, "
-                     f"got shape {value.shape}")
+def _bound(graph: Graph, index: int, value: Any, name: str) -> Array:
+    """A number, one value per channel, or an array of the input's shape as users see it, in the layer's shape inside.
+
+    Before a Flatten, channels and shapes are the image's.
+    """
+    value, own = np.asarray(value, graph.ops.dtype), graph.nodes[index].inputs[0]
+    origin = graph.origin(own)
+    for source in (own, *(() if origin is None else origin[:1])):
+        shape, seen = graph.shapes[source], graph.surface_shape(source)
+        if np.prod(shape) != np.prod(graph.shapes[own]) or value.shape not in ((), shape[-1:], seen):
+            continue
+        if value.ndim > 1 or value.shape == seen:
+            full = graph.to_inside(source, value[None])[0]
+        else:
+            full = np.ascontiguousarray(np.broadcast_to(value, shape))
+        if source != own and not graph.spatial[own]:
+            full = graph.to_surface(source, full[None])[0]  # which is the order of what is flattened
+        return full.reshape(graph.shapes[own])
+    raise ValueError(f"{name} must be a number, one value per channel, or of the input's shape "
+                     f"{graph.surface_shape(own)}, got shape {value.shape}")

@@ -165,6 +165,22 @@ class Plain:
         """Samples of another shape of the same size."""
         return x.reshape(len(x), *shape)
 
+    def transpose(self, x: Array, axes: Sequence[int]) -> Array:
+        """The axes of samples in another order."""
+        return np.ascontiguousarray(x.transpose(0, *(1 + axis for axis in axes)))
+
+    def concat(self, xs: Sequence[Array], axis: int) -> Array:
+        """Values side by side along an axis of samples."""
+        return np.concatenate(xs, axis=1 + axis)
+
+    def split(self, x: Array, sizes: Sequence[int], axis: int) -> list[Array]:
+        """The inverse of `concat`."""
+        return [np.ascontiguousarray(part) for part in np.split(x, np.cumsum(sizes)[:-1], axis=1 + axis)]
+
+    def expand(self, x: Array, shape: Sequence[int]) -> Array:
+        """Samples of a larger shape: axes of size 1 repeat."""
+        return x if x.shape[1:] == tuple(shape) else np.ascontiguousarray(np.broadcast_to(x, (len(x), *shape)))
+
     def pad(self, x: Array, padding: Padding, value: float) -> Array:
         """Pixels of `value` around (N, H, W, C)."""
         return np.pad(x, ((0, 0), *padding, (0, 0)), constant_values=value)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,16 +27,19 @@ class Convention:
     """How a tradition stabilises denominators and treats biases where a rule leaves it open."""
 
     epsilon: float
-    sum_epsilon: float  # for pools
+    sum_epsilon: float  # for pools and Add
     box_epsilon: float
     signed: bool  # d + ε·sgn(d), or d + ε
     bias: bool
+    affine_passes: bool = False  # whether Norm passes relevance through a BatchNorm that could not be folded
 
 
 CONVENTIONS = {
-    "zennit": Convention(1e-6, 1e-6, 1e-6, True, True),
+    "zennit": Convention(1e-6, 1e-6, 1e-6, True, True, True),
     "tensorflow_lrp": Convention(1e-12, 1e-9, 1e-9, False, False),
 }
+# Where none is named: zennit's, but that relevance is not passed through what shifts values.
+DEFAULT = replace(CONVENTIONS["zennit"], affine_passes=False)
 
 
 def _check_number(name: str, value: Any, low: float = 0.0) -> None:
@@ -247,7 +250,8 @@ class Flat(LinearRule):
 
 @dataclass(frozen=True)
 class Norm(Rule):
-    """Epsilon for layers without weights that add their inputs up (sum and average pools)."""
+    """Epsilon for layers without weights that add their inputs up (sum and average pools, Add), R_i = x_i Σ_j w_ij R_j /
+    s_ε(y_j); and for a BatchNorm that could not be folded, with its scale for w (zennit's convention: R unchanged)."""
 
     epsilon: float | None = 1e-6
 

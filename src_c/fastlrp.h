@@ -132,6 +132,20 @@ void flrp_gamma_map(int isa, int threads, int64_t samples, int64_t size, int64_t
 void flrp_activation(int isa, int threads, int kind, float parameter, int64_t size, const float *x, float *out);
 void flrp_activation_backward(int isa, int threads, int kind, float parameter, int64_t size, const float *x,
                               const float *g, float *out);
+/* out = (x - minus) * times / over + plus, `channels` of each constant, which repeat along the elements. */
+void flrp_affine(int threads, int64_t size, int64_t channels, const float *x, const float *const constants[4],
+                 float *out);
+/* out = x + y (kind 0) or x * y (1). */
+void flrp_combine(int threads, int kind, int64_t size, const float *x, const float *y, float *out);
+/* Elements of one sample, by the position in each axis: to[to_offset + sum i * to_step] = from[from_offset + sum i *
+ * from_step]. Steps may be 0 in `from`, where values repeat. */
+#define FLRP_COPY_AXES 6
+typedef struct {
+    int64_t sizes[FLRP_COPY_AXES], from_steps[FLRP_COPY_AXES], to_steps[FLRP_COPY_AXES];
+    int64_t from_offset, to_offset;
+} flrp_copy;
+void flrp_copy_run(int threads, const flrp_copy *c, int64_t samples, int64_t from_size, int64_t to_size,
+                   const float *x, float *out);
 /* Multiply-adds in registers on every thread, for measuring the machine's limit; returns operations done. */
 int64_t flrp_fma_loop(int isa, int threads, int64_t iterations);
 int flrp_is_nonnegative(int64_t size, const float *x); /* false where any value is NaN */
@@ -147,11 +161,12 @@ typedef struct {
  * MAX_POOL: x to out and winner (int32); MAX_POOL_BACKWARD: g, winner; RATIO: sums or (absent) constants[1] for every
  * sample, bias = constants[0]; GAMMA: p, q, z to a and b, bias = constants[0]; ACTIVATION: x; ACTIVATION_BACKWARD: x,
  * g; PICK: outputs, kind 0: their value at the class, 1: one; AFFINE: (x - constants[0]) * [1] / [2] + [3], `channels`
- * of each; COMBINE: two, kind 0: their sum, 1: product; PLACE: x into a larger or smaller rectangle, `parameter` around it. */
+ * of each; COMBINE: two, kind 0: their sum, 1: product; COPY: x to where `copy` says; kind 1: `parameter` everywhere
+ * else. */
 enum {
     FLRP_STEP_PRODUCT, FLRP_STEP_SUM_POOL, FLRP_STEP_SUM_POOL_BACKWARD, FLRP_STEP_MAX_POOL,
     FLRP_STEP_MAX_POOL_BACKWARD, FLRP_STEP_RATIO, FLRP_STEP_GAMMA, FLRP_STEP_ACTIVATION,
-    FLRP_STEP_ACTIVATION_BACKWARD, FLRP_STEP_PICK, FLRP_STEP_AFFINE, FLRP_STEP_COMBINE, FLRP_STEP_PLACE
+    FLRP_STEP_ACTIVATION_BACKWARD, FLRP_STEP_PICK, FLRP_STEP_AFFINE, FLRP_STEP_COMBINE, FLRP_STEP_COPY
 };
 
 typedef struct {
@@ -170,6 +185,7 @@ typedef struct {
     int64_t channels, sweeps;
     const flrp_product *product; /* `sweeps` of them */
     const flrp_window *window;
+    const flrp_copy *copy;
 } flrp_step;
 
 typedef struct {

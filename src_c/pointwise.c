@@ -1,4 +1,6 @@
 /* Drivers of the elementwise kernels: relevance maps and activations, in blocks of whole pixels. */
+#include <string.h>
+
 #include "kernels.h"
 
 #define BLOCK 8192 /* elements per task, rounded to whole pixels */
@@ -89,6 +91,88 @@ void flrp_activation_backward(int isa, int threads, int kind, float parameter, i
                               const float *g, float *out) {
     job j = {.kind = kind, .parameter = parameter, .size = size, .channels = 1, .x = x, .g = g, .a = out};
     run(isa, threads, 1, &j, activation_backward_task);
+}
+
+typedef struct {
+    const float *const *constants;
+    const float *x, *y;
+    float *out;
+    int64_t size, channels, block;
+    int kind;
+} pair;
+
+/* Tasks of whole pixels, each of about BLOCK elements. */
+static void run_pair(int threads, pair *p, flrp_task task) {
+    p->block = flrp_max(1, BLOCK / p->channels) * p->channels;
+    flrp_parallel(threads, flrp_ceil_div(p->size, p->block), 4.0 * (double)p->size, task, p);
+}
+
+static void affine_task(void *context, int64_t task, int thread) {
+    const pair *p = context;
+    const float *minus = p->constants[0], *times = p->constants[1], *over = p->constants[2], *plus = p->constants[3];
+    const int64_t end = flrp_min(p->size, (task + 1) * p->block), n = p->channels;
+    (void)thread;
+    if (n == 1)
+        for (int64_t i = task * p->block; i < end; i++) p->out[i] = (p->x[i] - *minus) * *times / *over + *plus;
+    else
+        for (int64_t i = task * p->block; i < end; i += n)
+            for (int64_t c = 0; c < n; c++) p->out[i + c] = (p->x[i + c] - minus[c]) * times[c] / over[c] + plus[c];
+}
+
+void flrp_affine(int threads, int64_t size, int64_t channels, const float *x, const float *const constants[4],
+                 float *out) {
+    pair p = {.constants = constants, .x = x, .out = out, .size = size, .channels = channels};
+    run_pair(threads, &p, affine_task);
+}
+
+static void combine_task(void *context, int64_t task, int thread) {
+    const pair *p = context;
+    const int64_t first = task * p->block, n = flrp_min(p->block, p->size - first);
+    const float *x = p->x + first, *y = p->y + first;
+    float *out = p->out + first;
+    (void)thread;
+    if (p->kind)
+        for (int64_t i = 0; i < n; i++) out[i] = x[i] * y[i];
+    else
+        for (int64_t i = 0; i < n; i++) out[i] = x[i] + y[i];
+}
+
+void flrp_combine(int threads, int kind, int64_t size, const float *x, const float *y, float *out) {
+    pair p = {.x = x, .y = y, .out = out, .size = size, .channels = 1, .kind = kind};
+    run_pair(threads, &p, combine_task);
+}
+
+typedef struct {
+    const flrp_copy *c;
+    const float *x;
+    float *out;
+    int64_t from_size, to_size;
+} copy_job;
+
+static void copy_axis(const flrp_copy *c, int axis, const float *from, float *to) {
+    const int64_t n = c->sizes[axis], step = c->from_steps[axis], to_step = c->to_steps[axis];
+    if (axis < FLRP_COPY_AXES - 1)
+        for (int64_t i = 0; i < n; i++) copy_axis(c, axis + 1, from + i * step, to + i * to_step);
+    else if (step == 1 && to_step == 1) memcpy(to, from, (size_t)n * sizeof(float));
+    else
+        for (int64_t i = 0; i < n; i++) to[i * to_step] = from[i * step];
+}
+
+/* One position of the first axis. */
+static void copy_task(void *context, int64_t task, int thread) {
+    const copy_job *j = context;
+    const int64_t sample = task / j->c->sizes[0], at = task % j->c->sizes[0];
+    (void)thread;
+    copy_axis(j->c, 1, j->x + sample * j->from_size + j->c->from_offset + at * j->c->from_steps[0],
+              j->out + sample * j->to_size + j->c->to_offset + at * j->c->to_steps[0]);
+}
+
+void flrp_copy_run(int threads, const flrp_copy *c, int64_t samples, int64_t from_size, int64_t to_size,
+                   const float *x, float *out) {
+    copy_job j = {c, x, out, from_size, to_size};
+    double work = (double)samples;
+    for (int i = 0; i < FLRP_COPY_AXES; i++) work *= (double)c->sizes[i];
+    flrp_parallel(threads, samples * c->sizes[0], 4 * work, copy_task, &j);
 }
 
 static void fma_task(void *context, int64_t task, int thread) {

@@ -69,39 +69,6 @@ static void pick(const frame *f, const flrp_step *s) {
     }
 }
 
-static void affine(const frame *f, const flrp_step *s) {
-    const int64_t n = f->count * f->j->p->slots[s->out[0]].size;
-    const float *x = slot(f, s->in[0].slot), *const *c = s->constants;
-    float *out = slot(f, s->out[0]);
-    for (int64_t i = 0, k = 0; i < n; i++, k = k + 1 == s->channels ? 0 : k + 1)
-        out[i] = (x[i] - c[0][k]) * c[1][k] / c[2][k] + c[3][k];
-}
-
-static void combine(const frame *f, const flrp_step *s) {
-    const int64_t n = f->count * f->j->p->slots[s->out[0]].size;
-    const float *x = slot(f, s->in[0].slot), *y = slot(f, s->in[1].slot);
-    float *out = slot(f, s->out[0]);
-    if (s->kind)
-        for (int64_t i = 0; i < n; i++) out[i] = x[i] * y[i];
-    else
-        for (int64_t i = 0; i < n; i++) out[i] = x[i] + y[i];
-}
-
-/* The input's rectangle placed pad_top and pad_left pixels into the output's (negative: cut off). */
-static void place(const frame *f, const flrp_step *s) {
-    const flrp_window *w = s->window;
-    const float *x = slot(f, s->in[0].slot);
-    float *out = slot(f, s->out[0]);
-    for (int64_t n = 0; n < f->count; n++, x += w->in_h * w->in_w * w->channels)
-        for (int64_t row = 0; row < w->out_h; row++)
-            for (int64_t col = 0; col < w->out_w; col++, out += w->channels) {
-                const int64_t y = row - w->pad_top, z = col - w->pad_left;
-                const int inside = y >= 0 && y < w->in_h && z >= 0 && z < w->in_w;
-                const float *from = x + (inside ? (y * w->in_w + z) * w->channels : 0);
-                for (int64_t c = 0; c < w->channels; c++) out[c] = inside ? from[c] : s->parameter;
-            }
-}
-
 static int run_step(const frame *f, const flrp_step *s, int threads) {
     const int isa = f->j->isa;
     const int64_t n = f->count, size = f->j->p->slots[s->out[0]].size;
@@ -133,9 +100,12 @@ static int run_step(const frame *f, const flrp_step *s, int threads) {
         flrp_activation_backward(isa, threads, s->kind, s->parameter, n * size, a.data, b.data, out);
         break;
     case FLRP_STEP_PICK: pick(f, s); break;
-    case FLRP_STEP_AFFINE: affine(f, s); break;
-    case FLRP_STEP_COMBINE: combine(f, s); break;
-    case FLRP_STEP_PLACE: place(f, s); break;
+    case FLRP_STEP_AFFINE: flrp_affine(threads, n * size, s->channels, a.data, s->constants, out); break;
+    case FLRP_STEP_COMBINE: flrp_combine(threads, s->kind, n * size, a.data, b.data, out); break;
+    case FLRP_STEP_COPY:
+        for (int64_t i = 0; s->kind && i < n * size; i++) out[i] = s->parameter;
+        flrp_copy_run(threads, s->copy, n, f->j->p->slots[s->in[0].slot].size, size, a.data, out);
+        break;
     }
     return FLRP_OK;
 }

@@ -168,6 +168,6 @@ def test_winners_can_be_imposed(scripts: Any) -> None:
     net = bench.drawn([fastlrp.MaxPool2d(2), fastlrp.Flatten(), fastlrp.Linear(1)], (2, 2, 1))
     x = np.ones((1, 2, 2, 1), np.float32)
     for tap in range(4):
-        trace = net.trace(x, ops=accuracy.Imposed(NATIVE, [np.full((1, 1, 1, 1), tap, np.int32)]))
+        trace = net.trace([x], ops=accuracy.Imposed(NATIVE, [np.full((1, 1, 1, 1), tap, np.int32)]))
         back = accuracy.relevance(net, trace, fastlrp.composites.EpsilonPlus(), np.zeros(1, np.int64))
         assert trace.values[1].item() == 1 and np.flatnonzero(back).tolist() == [tap]

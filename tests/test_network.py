@@ -617,7 +617,7 @@ def test_explaining_an_inner_layer_is_explaining_the_network_that_ends_there(com
     for name in ("conv2", "sumpool1", "tanh1"):
         inner = NET.explain(X, composite=composite, start=whole.layers[name], start_layer=name, layers=True)
         below = list(inner.layers)[:-1]
-        assert_same_bits(inner.output, NET.trace(X).values[NET.find(name) + 1])
+        assert_same_bits(inner.output, NET.trace([X]).values[NET.find(name) + 1])
         if composite != "guided_backprop":
             assert below == list(whole.layers)[:len(below)]
         assert_same_bits(inner.relevance, whole.relevance)
@@ -872,7 +872,7 @@ def test_layerwise_lrp() -> None:
     assert_same_bits(whole, FORMATTED.explain(X, composite="zbab", start=FORMATTED.forward(X)).relevance)
     inner = FORMATTED.layerwise_lrp(X, methods="zbab", explain_layer_id=4)
     assert len(inner) == 6
-    assert_same_bits(inner[-1], FORMATTED.trace(X).values[5])
+    assert_same_bits(inner[-1], FORMATTED.trace([X]).values[5])
 
 
 @pytest.mark.parametrize("methods", ["simple", "ww", ["ab", 2.0]], ids=str)

@@ -34,11 +34,11 @@ def at_once(net: fastlrp.Network, x: np.ndarray, composite: Any) -> dict[str, np
     """An explanation from verbs that run as they are called: all values of relevance, by layer."""
     chosen = find_composite(net, composite)
     plan = make_plan(net, chosen.resolve(net), find_convention(composite, None))
-    trace = run_forward(net, plan, x, NATIVE, len(net.nodes), False)
+    trace = run_forward(net, plan, [x], NATIVE, len(net.nodes), False)
     start = NATIVE.pick(trace.values[-1], np.full(len(x), -1), chosen.start == "one")
     found: dict[str, np.ndarray] = {}
     names = ["input", *(layer.name for layer in net.layers)]
-    back = propagate(net, trace, plan, start, len(net.nodes), False, lambda i, r: found.update({names[i]: r}))
+    back, = propagate(net, trace, plan, start, len(net.nodes), False, lambda i, r, _: found.update({names[i]: r}))
     return {**found, "input": back * x if chosen.times_input else back}
 
 
@@ -103,7 +103,7 @@ def test_layers_in_plain_numpy_run_at_once(way: int) -> None:
     net = with_biases(fastlrp.Network([layer, fastlrp.Linear(4)], (6,)))
     x = np.random.default_rng(2).standard_normal((3, 6)).astype(np.float32)
     assert_same_bits(net.explain(x, composite="epsilon_plus").relevance, at_once(net, x, "epsilon_plus")["input"])
-    assert_same_bits(net.forward(x), net.trace(x).values[-1])
+    assert_same_bits(net.forward(x), net.trace([x]).values[-1])
     assert not net._programs
 
 
@@ -129,7 +129,7 @@ def test_affine_maps_broadcast_as_arrays_do() -> None:
     """Recorded and at once."""
     net = with_biases(fastlrp.Network([Masked(), fastlrp.Flatten(), fastlrp.Linear(2)], (2, 2, 3)))
     x = np.random.default_rng(3).standard_normal((3, 2, 2, 3)).astype(np.float32)
-    assert_same_bits(net.forward(x), net.trace(x).values[-1])
+    assert_same_bits(net.forward(x), net.trace([x]).values[-1])
     assert net._programs
 
 
@@ -139,7 +139,7 @@ def test_changed_layers_are_seen() -> None:
     x = np.random.default_rng(4).random((3, 2, 2, 1), np.float32)
     before = net.forward(x)
     net.layers[0].low = 0.0
-    assert_same_bits(net.forward(x), net.trace(x).values[-1])
+    assert_same_bits(net.forward(x), net.trace([x]).values[-1])
     assert not np.array_equal(net.forward(x), before)
 
 

@@ -4,12 +4,15 @@ from .activation import Abs, LeakyReLU, ReLU, Sigmoid, Softplus, Tanh
 from .base import Layer, WeightedLayer
 from .conv import Conv2d
 from .linear import Linear
+from .merge import Add, Concat, Multiply
 from .pool import AvgPool2d, MaxPool2d, SumPool2d
-from .reshape import Dropout, Flatten, Pad2d, Reshape
+from .reshape import Dropout, Flatten, Pad2d, Reshape, ToChannelsFirst, ToChannelsLast, Transpose
 from .scale import Format, Normalize
+from .value import Input, Value
 
 LAYERS: dict[str, type[Layer]] = {cls.__name__: cls for cls in (
     Linear, Conv2d, SumPool2d, AvgPool2d, MaxPool2d, ReLU, LeakyReLU, Tanh, Sigmoid, Abs, Softplus,
-    Flatten, Reshape, Pad2d, Dropout, Format, Normalize)}
+    Flatten, Reshape, Transpose, ToChannelsFirst, ToChannelsLast, Pad2d, Dropout, Format, Normalize,
+    Add, Concat, Multiply)}
 
-__all__ = ["LAYERS", "Layer", "WeightedLayer", *LAYERS]
+__all__ = ["LAYERS", "Input", "Layer", "Value", "WeightedLayer", *LAYERS]

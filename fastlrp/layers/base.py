@@ -17,6 +17,7 @@ import numpy as np
 from ..ops import PREPARING, real_array
 from ..reference import Array
 from ..shapes import Geometry, check_elements
+from .value import Value
 
 Shape = tuple[int, ...]
 
@@ -27,8 +28,9 @@ MOST_PACKED = 32  # forms of one layer's weights kept: rules with ever new numbe
 class Layer:
     """One operation of a network.
 
-    role: what rules may do with it. "linear" and "convolution" have weights; "sum" adds its inputs up (pools);
-    "activation" acts elementwise; "route" moves or picks values; "scale" formats the network's input.
+    role: what rules may do with it. "linear" and "convolution" have weights; "sum" adds its inputs up (pools, Add);
+    "activation" acts elementwise; "route" moves or picks values; "scale" formats the network's input; "affine"
+    scales and shifts channels; "gate" multiplies by a computed value.
     nonnegative: whether the output is never negative: "always", "as input" or "unknown".
     keeps_range: whether the output lies between the least and the greatest input.
     """
@@ -38,6 +40,9 @@ class Layer:
     nonnegative: str = "unknown"
     keeps_range: ClassVar[bool] = False  # whether outputs lie in the range of the inputs
     options: ClassVar[tuple[str, ...]] = ()  # constructor arguments, each kept under its own name
+    layout: ClassVar[str] = "same"  # of spatial values in networks with channels first: see Graph
+    merges: ClassVar[bool] = False  # whether it reads several values: x is then a tuple of arrays
+    transparent: ClassVar[bool] = False  # whether outputs are the inputs themselves, at most moved
     version = 0  # of the attributes, but for parameters: programs that were recorded with others are not run
 
     def __init__(self, name: str | None = None):
@@ -51,6 +56,12 @@ class Layer:
         super().__setattr__(name, value)
         if not name.startswith("_") and name not in ("weight", "bias"):
             self.__dict__["version"] = self.version + 1
+
+    def __call__(self, *values: Value) -> Value:
+        """This layer's output for symbolic values, for `Network.from_graph`."""
+        if not self.merges and len(values) != 1:
+            raise ValueError(f"{self!r} must be called on one value, got {len(values)}")
+        return Value(self, values)
 
     def build(self, in_shape: Shape) -> Shape:
         """Fix the shape of one input sample; ValueError where it does not fit."""

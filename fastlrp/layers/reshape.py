@@ -1,4 +1,4 @@
-"""Layers that move values or let them through: Flatten, Reshape, Pad2d, Dropout."""
+"""Layers that move values or let them through: Flatten, Reshape, Transpose, Pad2d, Dropout."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ class Reshape(Layer):
 
     kind = "reshape"
     role = "route"
+    layout = "plain"
+    transparent = True
     nonnegative = "as input"
     keeps_range = True
     options: ClassVar[tuple[str, ...]] = ("shape",)
@@ -54,6 +56,59 @@ class Flatten(Reshape):
         super().__init__(-1, name)
 
 
+class Transpose(Layer):
+    """The axes of each sample in another order: axes (1, 2, 0) make (C, H, W) into (H, W, C)."""
+
+    kind = "transpose"
+    role = "route"
+    layout = "plain"
+    nonnegative = "as input"
+    keeps_range = True
+    transparent = True
+    options: ClassVar[tuple[str, ...]] = ("axes",)
+
+    def __init__(self, axes: Sequence[int], name: str | None = None):
+        super().__init__(name)
+        if isinstance(axes, str) or not isinstance(axes, Iterable):
+            raise TypeError(f"axes must be a tuple of axes, got {axes!r}")
+        self.axes = tuple(as_size(axis, "axes", 0) for axis in axes)
+        if sorted(self.axes) != list(range(len(self.axes))):
+            raise ValueError(f"axes must hold each axis of a sample once, from 0, got {self.axes}")
+
+    def infer(self, in_shape: Shape) -> Shape:
+        if len(in_shape) != len(self.axes):
+            raise ValueError(f"expected samples with {len(self.axes)} axes, got shape {in_shape}")
+        return tuple(in_shape[axis] for axis in self.axes)
+
+    def forward(self, ops: Any, x: Array) -> tuple[Array, Any]:
+        return ops.transpose(x, self.axes), None
+
+    def backward(self, ops: Any, g: Array, x: Array, kept: Any) -> Array:
+        back = sorted(range(len(self.axes)), key=self.axes.__getitem__)
+        return ops.transpose(g, tuple(back))
+
+
+class ToChannelsFirst(Transpose):
+    """(H, W, C) to (C, H, W): the order in which PyTorch and ONNX flatten."""
+
+    kind = "to_channels_first"
+    options = ()
+
+    def __init__(self, name: str | None = None):
+        super().__init__((2, 0, 1), name)
+
+
+class ToChannelsLast(Transpose):
+    """(C, H, W) to (H, W, C), which convolutions and pools read."""
+
+    kind = "to_channels_last"
+    layout = "spatial"
+    options = ()
+
+    def __init__(self, name: str | None = None):
+        super().__init__((1, 2, 0), name)
+
+
 class Pad2d(Layer):
     """Add `padding` pixels of `value` around (N, H, W, C): an int, a pair or ((top, bottom), (left, right))."""
 
@@ -88,6 +143,7 @@ class Dropout(Layer):
 
     kind = "dropout"
     nonnegative = "as input"
+    transparent = True
     keeps_range = True
     options = ("rate",)
 

@@ -87,24 +87,24 @@ def fit(net: Graph, x: Any, t: Any, *, epochs: int = 1, batch_size: int = 50, op
     Raises FloatingPointError naming the step where loss, gradients or parameters are no longer finite (with patience
     or criterion the parameters of the best evaluation are restored); ValueError or TypeError naming a bad argument.
     """
-    x = _check_inputs(net, x)
+    samples = _Samples(net, x)
     epochs, batch_size = as_size(epochs, "epochs"), as_size(batch_size, "batch_size")
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be called as callback(step, loss), got {callback!r}")
     order, dropout = _streams(seed)
     step = _Step(net, find_optimizer(optimizer), find_loss(loss), dropout)
-    targets = _check_targets(net, t, len(x), step.loss, "t")
-    per_epoch = -(-len(x) // batch_size)
+    targets = _check_targets(net, t, len(samples), step.loss, "t")
+    per_epoch = -(-len(samples) // batch_size)
     criterion = find_criterion(patience, criterion)
     if validation_data is None and not (criterion is None and validation_every is None):
         raise ValueError("validation_data must be given with patience, criterion or validation_every, got None")
     every = per_epoch if validation_every is None else as_size(validation_every, "validation_every")
     watch = _Watch(net, *_validation(net, step.loss, validation_data), every, criterion)
-    rows = _batches(order, len(x), epochs, batch_size)
+    rows = _batches(order, len(samples), epochs, batch_size)
     hidden = None if progress is None else not progress  # None: where stderr is no terminal
     with tqdm(total=epochs * per_epoch, desc="training", unit="step", disable=hidden,
               delay=0 if progress else BAR_DELAY) as bar:
-        return _run(step, watch, callback, bar, ((x[r], targets[r]) for r in rows))
+        return _run(step, watch, callback, bar, ((samples[r], targets[r]) for r in rows))
 
 
 def gradients(net: Graph, x: Any, t: Any, loss: str | Loss = "sigmoid_cross_entropy", *,
@@ -113,9 +113,9 @@ def gradients(net: Graph, x: Any, t: Any, loss: str | Loss = "sigmoid_cross_entr
 
     x, t, loss: as in `fit`, which raises the same errors. rng: draws dropout's masks; None: no dropout.
     """
-    x, found = _check_inputs(net, x), find_loss(loss)
-    targets = _check_targets(net, t, len(x), found, "t")
-    return _gradients(net, net.as_input(x), targets[:], found, rng)
+    samples, found = _Samples(net, x), find_loss(loss)
+    targets = _check_targets(net, t, len(samples), found, "t")
+    return _gradients(net, samples[:], targets[:], found, rng)
 
 
 def accuracy(net: Graph, x: Any, t: Any, batch_size: int | None = None) -> float:
@@ -124,8 +124,8 @@ def accuracy(net: Graph, x: Any, t: Any, batch_size: int | None = None) -> float
     x: inputs (N, *input_shape). t: integer classes (N,) or one-hot rows (N, outputs). batch_size: samples at a time.
     ValueError or TypeError for anything else, and for no samples.
     """
-    x = _check_inputs(net, x)
-    classes = Targets(t, len(x), net.output_shape, net.ops.dtype).classes
+    samples = _Samples(net, x)
+    classes = Targets(t, len(samples), net.output_shape, net.ops.dtype).classes
     if classes is None:
         raise ValueError(f"t must be integer classes (N,) or one-hot rows (N, outputs) of a network with several "
                          f"outputs; its output has shape {net.output_shape}")
@@ -133,7 +133,7 @@ def accuracy(net: Graph, x: Any, t: Any, batch_size: int | None = None) -> float
 
 
 def _run(step: _Step, watch: _Watch, callback: Callback | None, bar: Any,
-         batches: Iterator[tuple[Array, Array]]) -> History:
+         batches: Iterator[tuple[list[Array], Array]]) -> History:
     """All steps with what happens between them."""
     history = watch.history
     try:
@@ -169,10 +169,12 @@ class _Step:
         self.layers = net.weighted
         if not self.layers:
             raise ValueError("the network has no parameters to train")
+        if len(net.outputs) > 1:
+            raise ValueError(f"the network must have one output to train, got {len(net.outputs)}")
 
-    def __call__(self, number: int, x: Array, target: Array) -> float:
+    def __call__(self, number: int, inputs: Sequence[Array], target: Array) -> float:
         with np.errstate(all="ignore"):  # what overflows here ends in the loss
-            value, found = _gradients(self.net, self.net.as_input(x), target, self.loss, self.rng)
+            value, found = _gradients(self.net, inputs, target, self.loss, self.rng)
         _demand(math.isfinite(value), f"the loss is {value} at step {number}")
         keys = [(layer, key, array) for layer in self.layers for key, array in layer.parameters.items()]
         try:
@@ -219,20 +221,37 @@ class _Watch:
             _assign(self.best)
 
 
-def _gradients(net: Graph, x: Array, target: Array, loss: Loss,
+def _gradients(net: Graph, inputs: Sequence[Array], target: Array, loss: Loss,
                rng: np.random.Generator | None) -> tuple[float, Gradients]:
-    """Forward, then back node by node, down to the first parameters and no further."""
-    first = next(i for i, node in enumerate(net.nodes) if isinstance(node.layer, WeightedLayer))
-    trace = net.trace(x, rng)
-    value, g = evaluate(loss, trace.values[-1], target)
+    """Forward, then back node by node, down to the first parameters on each way and no further."""
+    trace, (end,) = net.trace(inputs, rng), net.outputs
+    value, g = evaluate(loss, net.to_surface(end, trace.values[end]), target)
+    learns = _learns(net)
+    pending: list[Any] = [None] * len(trace.values)
+    pending[end] = net.to_inside(end, g)
     found: Gradients = {}
-    for i in reversed(range(first, len(net.nodes))):
-        layer, below = net.nodes[i].layer, trace.values[i]
+    for i in reversed(range(net.first, end + 1)):
+        node, g = net.nodes[i - net.first], pending[i]
+        if g is None:
+            continue
+        x, layer, pending[i] = node.reads(trace.values), node.layer, None
         if isinstance(layer, WeightedLayer):
-            found[layer.name] = layer.gradients(net.ops, g, below)
-        if i > first:
-            g = layer.backward(net.ops, g, below, trace.kept[i])
+            own, sums = layer.gradients(net.ops, g, x), found.get(layer.name)
+            found[layer.name] = own if sums is None else {key: sums[key] + array for key, array in own.items()}
+        if any(learns[j] for j in node.inputs):
+            back = node.parts(layer.backward(net.ops, g, x, trace.kept[i - net.first]))
+            for j, part in zip(node.inputs, back, strict=True):
+                if learns[j]:
+                    pending[j] = part if pending[j] is None else net.ops.add(pending[j], part)
     return value, found
+
+
+def _learns(net: Graph) -> list[bool]:
+    """For each value, whether it depends on parameters."""
+    known = [False] * net.first
+    for node in net.nodes:
+        known.append(isinstance(node.layer, WeightedLayer) or any(known[i] for i in node.inputs))
+    return known
 
 
 def _assign(values: Sequence[tuple[Any, str, Array]]) -> None:
@@ -260,13 +279,28 @@ def _share_correct(net: Graph, x: Array, classes: Array, batch_size: int | None 
     return float((net.forward(x, batch_size).argmax(axis=1) == classes).mean())
 
 
-def _check_inputs(net: Graph, x: Any, name: str = "x") -> Array:
-    """Samples as an array in its own type, which batches convert, one by one."""
-    x = np.asarray(x)
-    net.as_input(x[:1] if x.shape[1:] == net.input_shape else x, name)
-    if not len(x):
-        raise ValueError(f"{name} must hold at least one sample, got shape {x.shape}")
-    return x
+class _Samples:
+    """Checked inputs of a network in their own types; batches of them are converted one by one."""
+
+    def __init__(self, net: Graph, x: Any, name: str = "x"):
+        self.net = net
+        self.arrays = [np.asarray(array) for array in net.each_input(x, name)]
+        fits = [array.shape[1:] == net.surface_shape(i) for i, array in enumerate(self.arrays)]
+        net.as_inputs(self._each(slice(1)) if all(fits) else x, name)
+        if not len(self):
+            raise ValueError(f"{name} must hold at least one sample, got shape {self.arrays[0].shape}")
+        if any(len(array) != len(self) for array in self.arrays):
+            raise ValueError(f"{name} must hold as many samples of every input, got {[len(a) for a in self.arrays]}")
+
+    def __len__(self) -> int:
+        return len(self.arrays[0])
+
+    def __getitem__(self, rows: Any) -> list[Array]:
+        return self.net.as_inputs(self._each(rows))
+
+    def _each(self, rows: Any) -> Any:
+        found = [array[rows] for array in self.arrays]
+        return found[0] if self.net.first == 1 else found
 
 
 def _check_targets(net: Graph, t: Any, n: int, loss: Loss, name: str) -> Targets:
@@ -299,8 +333,8 @@ def _validation(net: Graph, loss: Loss, data: Any) -> tuple[str, Callable[[], fl
     if not isinstance(data, (tuple, list)) or len(data) != 2:
         count = f" of {len(data)}" if isinstance(data, (tuple, list)) else ""
         raise TypeError(f"validation_data must be a pair (inputs, targets), got {type(data).__name__}{count}")
-    x = net.as_input(_check_inputs(net, data[0], "validation_data[0]"))
-    targets = _check_targets(net, data[1], len(x), loss, "validation_data[1]")
+    x = data[0]
+    targets = _check_targets(net, data[1], len(_Samples(net, x, "validation_data[0]")), loss, "validation_data[1]")
     classes = targets.classes
     if classes is not None:
         return "accuracy", lambda: _share_correct(net, x, classes)
