@@ -28,7 +28,7 @@ class Explanation:
     target: Array | None  # class explained for each sample (N,); None where the start was given as an array
     start: Array  # relevance at the explained layer's output
     layers: dict[str, Array] = field(default_factory=dict)  # relevance of each layer's output, with layers=True
-    sums: dict[str, Array] = field(default_factory=dict)  # for `conservation`: (N, 2), Σ R of each node's output and input
+    sums: dict[str, Array] = field(default_factory=dict)  # for `conservation`: (N, 2) by node, Σ R of output and inputs
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def explain(graph: Graph, x: Any, target: Any = None, composite: Any = "epsilon_
     classes = _check_target(graph, target, request, n)
     if classes is None and kind in ("logit", "one"):
         classes = np.full(n, -1, np.int64)
-    inputs: dict[Any, Array] = {i: array for i, array in enumerate(given_inputs)}
+    inputs: dict[Any, Array] = dict(enumerate(given_inputs))
     if given is not None:
         inputs["given"] = given
     maps, outputs = _allocate(graph, request, n, layers, sums)
@@ -197,7 +197,7 @@ def _result(graph: Graph, end: int, arrays: Mapping[Any, Array], classes: Array 
     shown = [graph.to_surface(i, arrays["relevance", i]) for i in range(graph.first)]
     named = {what: {graph.nodes[i - graph.first].name: arrays[what, i] for i in range(graph.first, end + 1)
                     if (what, i) in arrays} for what in ("relevance", "sums")}
-    layers = {name: graph.to_surface(graph.first + graph.find(name), found) for name, found in named["relevance"].items()}
+    layers = {name: graph.to_surface(graph.first + graph.find(name), maps) for name, maps in named["relevance"].items()}
     return Explanation(shown[0] if len(shown) == 1 else shown, graph.to_surface(end, arrays["output"]), classes,
                        graph.to_surface(end, arrays["start"]), layers, named["sums"])
 

@@ -268,7 +268,7 @@ class Graph:
 
     def as_inputs(self, x: Any, name: str = "x") -> list[Array]:
         """A batch of each input in the backend's type, inside; ValueError where shapes are not the network's."""
-        found = []
+        found: list[Array] = []
         for i, value in enumerate(self.each_input(x, name)):
             label = name if self.first == 1 else f"{name}[{i}] ({self.input_names[i]!r})"
             array, shape = real_array(value, self.ops.dtype, label), self.surface_shape(i)

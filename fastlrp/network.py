@@ -44,8 +44,9 @@ class Network(Graph):
             _check_layer(layer, f"layers[{i}]")
             if layer.merges or layer in layers[:i]:
                 raise ValueError(f"layers[{i}] ({layer!r}) has no place in a sequence: use Network.from_graph")
-        self._assemble([(layer, (i,)) for i, layer in enumerate(layers)], [("", shape)], [len(layers)], False, seed,
-                       init)
+        super().__init__([(layer, (i,)) for i, layer in enumerate(layers)], [("", shape)], [len(layers)])
+        if init is not None:
+            self.reset_params(seed, init)
 
     @classmethod
     def from_graph(cls, inputs: Any, outputs: Any, *, channels_first: bool = False, seed: int = 0,
@@ -70,17 +71,20 @@ class Network(Graph):
         indices = {id(value): i for i, value in enumerate((*inputs, *values))}
         for layer in dict.fromkeys(value.layer for value in values):
             _check_layer(layer, "a layer")
-        net = cls.__new__(cls)
-        net._assemble([(value.layer, tuple(indices[id(v)] for v in value.inputs)) for value in values],
-                      [(value.name, value.shape) for value in inputs], [indices[id(v)] for v in outputs],
-                      channels_first, seed, init)
+        nodes: Any = [(value.layer, tuple(indices[id(v)] for v in value.inputs)) for value in values]
+        net = cls.of_nodes(nodes, [(value.name, value.shape) for value in inputs], [indices[id(v)] for v in outputs],
+                           channels_first)
+        if init is not None:
+            net.reset_params(seed, init)
         return net
 
-    def _assemble(self, nodes: Any, inputs: Any, outputs: Sequence[int], channels_first: bool, seed: int,
-                  init: str | None) -> None:
-        super().__init__(nodes, inputs, outputs, channels_first)
-        if init is not None:
-            self.reset_params(seed, init)
+    @classmethod
+    def of_nodes(cls, nodes: Sequence[tuple[Layer, tuple[int, ...]]], inputs: Sequence[tuple[str, tuple[int, ...]]],
+                 outputs: Sequence[int], channels_first: bool) -> Network:
+        """A network from what `Graph` takes, its parameters yet to be assigned: how files make one."""
+        net = cls.__new__(cls)
+        Graph.__init__(net, nodes, inputs, outputs, channels_first)
+        return net
 
     def reset_params(self, seed: int = 0, init: str = "he") -> None:
         """Draw all weights anew: "he" (He et al. 2015, zero biases) or "truncated_normal" (deviation 0.1, biases

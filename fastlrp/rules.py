@@ -250,7 +250,7 @@ class Flat(LinearRule):
 
 @dataclass(frozen=True)
 class Norm(Rule):
-    """Epsilon for layers without weights that add their inputs up (sum and average pools, Add), R_i = x_i Σ_j w_ij R_j /
+    """Epsilon for layers without weights that add their inputs up (sum and average pools, Add): x_i Σ_j w_ij R_j /
     s_ε(y_j); and for a BatchNorm that could not be folded, with its scale for w (zennit's convention: R unchanged)."""
 
     epsilon: float | None = 1e-6

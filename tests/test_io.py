@@ -40,6 +40,18 @@ def every_layer():
         f.Linear(7), f.Tanh(), f.Linear(5, bias=False), f.Sigmoid(), f.Linear(3, name="..")], input_shape=(9, 10, 3))
 
 
+def branches():
+    """The layers that have no place in a sequence, two inputs, two outputs, a shared layer, channels first."""
+    f = fastlrp
+    a, b = f.Input((4, 3, 2), name="left/0"), f.Input((4, 3, 2))
+    conv = f.Conv2d(2, 3, padding=1, name="shared")
+    h = f.Add()(conv(a), f.Multiply()(conv(b), a), b)
+    h = f.Concat(axis=-1)(h, a)
+    flat = f.Flatten()(f.Transpose((0, 2, 1))(f.ToChannelsFirst()(h)))
+    return f.Network.from_graph([a, b], [f.Linear(3)(flat), f.ToChannelsLast()(f.Reshape((2, 4, 6))(flat))],
+                                channels_first=True)
+
+
 def pattern(count):
     """Values that every machine has exactly: multiples of 1/64 in [−0.5, 0.5)."""
     return ((np.arange(count) * 37 + 11) % 64 - 32) / 64
@@ -58,8 +70,10 @@ def inputs(net, n=2):
 
 def state(net):
     """All that a file holds, to compare."""
-    return net.input_shape, [(type(layer), layer.name, layer.config(), {
-        key: (value.dtype, value.tobytes()) for key, value in getattr(layer, "parameters", {}).items()})
+    nodes = [(node.name, node.inputs) for node in net.nodes]
+    return net.input_names, net.shapes, net.channels_first, net.outputs, nodes, [
+        (type(layer), layer.name, layer.config(), {
+            key: (value.dtype, value.tobytes()) for key, value in getattr(layer, "parameters", {}).items()})
         for layer in net.layers]
 
 
@@ -81,7 +95,7 @@ def path(tmp_path):
 
 
 def test_every_layer_comes_back(net, path):
-    assert {type(layer) for layer in net.layers} == set(LAYERS.values())
+    assert {type(layer) for layer in (*net.layers, *branches().layers)} == set(LAYERS.values())
     net.save(path)
     loaded = files.load(path)
     assert type(loaded) is fastlrp.Network and state(loaded) == state(net)
@@ -92,6 +106,20 @@ def test_every_layer_comes_back(net, path):
                                       net.explain(x, composite=composite).relevance)
     loaded.layers[-1].bias = np.ones(3)  # a loaded network can be changed, trained and saved like any other
     loaded.reset_params(seed=3)
+
+
+def test_branches_come_back(path):
+    """Which node reads what, shared layers, names and layouts of inputs, outputs."""
+    net = fill(branches())
+    net.save(path)
+    loaded = files.load(path)
+    assert state(loaded) == state(net)
+    assert loaded.layers[0] is loaded.layers[1]
+    x = [pattern(48).reshape(2, 2, 4, 3), pattern(48)[::-1].reshape(2, 2, 4, 3)]
+    for found, expected in zip(loaded.forward(x), net.forward(x), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    for found, expected in zip(loaded.explain(x).relevance, net.explain(x).relevance, strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("layer", [
@@ -155,7 +183,7 @@ def test_numpy_reads_the_file_without_pickle(net, path):
     net.save(path)
     with np.load(path, allow_pickle=False) as arrays:
         assert arrays.files[:2] == ["fastlrp.json", "fastlrp.sha256"]
-        assert json.loads(bytes(arrays["fastlrp.json"]))["version"] == 1
+        assert json.loads(bytes(arrays["fastlrp.json"]))["version"] == 2
         np.testing.assert_array_equal(arrays["conv1/weight"], net.layers[3].weight)
         np.testing.assert_array_equal(arrays["blocks%2F0%2Fconv%20%C3%A9/bias"], net.layers[6].bias)
         np.testing.assert_array_equal(arrays["%2E%2E/bias"], net.layers[-1].bias)
@@ -210,13 +238,6 @@ def test_save_refuses_what_load_would_refuse(layer, message, path):
     with pytest.raises(ValueError, match=message):
         fastlrp.Network([layer], input_shape=shape).save(path)
     assert not list(path.parent.iterdir())
-
-
-def test_only_sequences_so_far(path):
-    net = fastlrp.Network([fastlrp.ReLU(), fastlrp.ReLU()], input_shape=(1,))
-    net.nodes[1] = type(net.nodes[1])(net.nodes[1].layer, (0,))
-    with pytest.raises(ValueError, match=r"layers\[1\].inputs: expected \[1\]"):
-        net.save(path)
 
 
 @pytest.mark.parametrize("call", [lambda p: files.save(None, p), lambda p: files.save_params([], p),
@@ -550,11 +571,11 @@ def test_other_numpy_archives(path):
 
 def test_a_newer_version_is_named(good, path):
     text, members = describe(good), unpack(good)
-    text |= {"version": 2, "fastlrp": "9.9", "checksums": "elsewhere"}
+    text |= {"version": 3, "fastlrp": "9.9", "checksums": "elsewhere"}
     newer = {**unpack(sealed(members, text)), "new.npy": b""}
     del newer[CHECKSUM]
     for load in (files.load, lambda path: files.load_params(tiny(), path)):
-        refused(path, pack(newer), r"version 2 of the format, written by fastlrp '9.9'.*supports version 1", load)
+        refused(path, pack(newer), r"version 3 of the format, written by fastlrp '9.9'.*supports version 2", load)
 
 
 def test_checksums(good, path):
@@ -576,13 +597,23 @@ LISTED = {  # what a description may hold instead: place, value, and what the er
     "kind list": (("kind",), [], "kind: expected"),
     "writer": (("fastlrp",), None, "fastlrp: expected str"),
     "unknown key": (("more",), 1, "expected the keys"),
-    "empty input": (("input_shape",), [], "input_shape: expected 1 to 32 positive"),
-    "zero input": (("input_shape",), [0], "input_shape: expected 1 to 32 positive"),
-    "text input": (("input_shape",), "2", "input_shape: expected list"),
-    "true input": (("input_shape",), [True], "input_shape: expected 1 to 32 positive"),
-    "huge input": (("input_shape",), [10**17, 10**17], "at most 4294967296 values"),
-    "many dimensions": (("input_shape",), [1] * 33, "input_shape: expected 1 to 32 positive"),
-    "many digits": (("input_shape",), [10**4000], "at most 18 digits"),
+    "empty input": (("inputs", 0, "shape"), [], r"inputs\[0\].shape: expected 1 to 32 positive"),
+    "zero input": (("inputs", 0, "shape"), [0], r"inputs\[0\].shape: expected 1 to 32 positive"),
+    "text input": (("inputs", 0, "shape"), "2", "shape: expected list"),
+    "true input": (("inputs", 0, "shape"), [True], r"inputs\[0\].shape: expected 1 to 32 positive"),
+    "huge input": (("inputs", 0, "shape"), [10**17, 10**17], "at most 4294967296 values"),
+    "many dimensions": (("inputs", 0, "shape"), [1] * 33, r"inputs\[0\].shape: expected 1 to 32 positive"),
+    "many digits": (("inputs", 0, "shape"), [10**4000], "at most 18 digits"),
+    "no inputs": (("inputs",), [], "inputs: expected at least one"),
+    "input key": (("inputs", 0, "dtype"), "f4", r"inputs\[0\]: expected the keys"),
+    "input name": (("inputs", 0, "name"), 3, "name: expected str"),
+    "name of a layer": (("inputs", 0, "name"), "relu1", r"\['relu1'\] more than once"),
+    "layout": (("channels_first",), 1, "channels_first: expected bool"),
+    "no outputs": (("outputs",), [], "outputs: expected indices"),
+    "output of an input": (("outputs",), [0], "outputs: expected indices of values from 1 to 2"),
+    "output beyond the end": (("outputs",), [3], "outputs: expected indices of values from 1 to 2"),
+    "true output": (("outputs",), [True], "outputs: expected indices"),
+    "version 1 of version 2": (("version",), 1, "the top level: expected the keys"),
     "no layers": (("layers",), [], "at least one layer"),
     "layers object": (("layers",), {}, "layers: expected list"),
     "layer text": (("layers", 0), "ReLU", r"layers\[0\]: expected an object"),
@@ -590,7 +621,7 @@ LISTED = {  # what a description may hold instead: place, value, and what the er
     "layer class": (("layers", 0, "class"), "Convolution3d", r"layers\[0\].class: .*, but not 'Convolution3d'"),
     "layer base": (("layers", 0, "class"), "Layer", r"layers\[0\].class: .*, but not 'Layer'"),
     "layer name": (("layers", 0, "name"), 3, "name: expected str"),
-    "same names": (("layers", 0, "name"), "linear1", "names must differ"),
+    "same names": (("layers", 0, "name"), "linear1", r"layers\[1\]: expected the class and config"),
     "other class": (("layers", 1, "class"), "ReLU", r"layers\[1\] \(ReLU 'linear1'\).*unexpected keyword"),
     "no option": (("layers", 1, "config"), {}, r"layers\[1\].*missing"),
     "option": (("layers", 1, "config", "in"), 2, r"layers\[1\].*unexpected keyword"),
@@ -601,8 +632,10 @@ LISTED = {  # what a description may hold instead: place, value, and what the er
     "out text": (("layers", 1, "config", "out"), "2", "must be an int"),
     "bias 1": (("layers", 1, "config", "bias"), 1, "True or False"),
     "bias missing": (("layers", 1, "config", "bias"), False, "linear1/bias: not there in the network"),
-    "inputs": (("layers", 1, "inputs"), [0], r"layers\[1\].inputs: expected \[1\]"),
-    "two inputs": (("layers", 1, "inputs"), [0, 1], r"layers\[1\].inputs: expected \[1\]"),
+    "no value": (("layers", 1, "inputs"), [], r"layers\[1\].inputs: expected indices of values from 0 to 1"),
+    "its own output": (("layers", 1, "inputs"), [2], r"layers\[1\].inputs: expected indices of values from 0 to 1"),
+    "value −1": (("layers", 1, "inputs"), [-1], r"layers\[1\].inputs: expected indices"),
+    "two inputs": (("layers", 1, "inputs"), [0, 1], r"layers\[1\].*expected one input, got 2"),
     "tensor list": (("tensors", 0), [], r"tensors\[0\]: expected an object"),
     "tensor name": (("tensors", 0, "name"), "linear2/weight", "linear1/weight.npy': unknown"),
     "tensor path": (("tensors", 0, "name"), "weight", "cannot be stored"),
@@ -633,6 +666,14 @@ def test_descriptions(name, good, path):
 def one_layer(kind, config, shape):
     return {"format": "fastlrp", "version": 1, "fastlrp": "0.1.0", "kind": "network", "input_shape": shape,
             "layers": [{"class": kind, "name": "a", "config": config, "inputs": [0]}], "tensors": []}
+
+
+def test_version_1_holds_sequences(path, good):
+    """Nothing else can be read into it."""
+    for reads in ([1], [], [0, 0]):
+        text = one_layer("ReLU", {}, [2])
+        text["layers"][0]["inputs"] = reads
+        refused(path, sealed(unpack(good), text), r"layers\[0\].inputs: expected")
 
 
 ONE, NONE = [1, 1], [[0, 0], [0, 0]]

@@ -1,11 +1,15 @@
 """The description in fastlrp's files: JSON that tells how to make the layers again, and what every tensor is.
 
-    {"format": "fastlrp", "version": 1, "fastlrp": "0.1.0", "kind": "network", "input_shape": [28, 28, 1],
+    {"format": "fastlrp", "version": 2, "fastlrp": "0.1.0", "kind": "network", "channels_first": false,
+     "inputs": [{"name": "input", "shape": [28, 28, 1]}], "outputs": [7],
      "layers": [{"class": "Linear", "name": "linear1", "config": {"out": 10, "bias": true}, "inputs": [0]}, ...],
      "tensors": [{"name": "linear1/weight", "shape": [784, 10], "dtype": "<f4", "sha256": "..."}, ...]}
 
-inputs: indices of the values a layer reads, 0 the network's input and i + 1 the output of layer i. Kind "parameters"
-has neither input_shape nor layers. A reader refuses what it does not know: nothing in a file is ignored.
+A layer's inputs: indices of the values it reads; of k inputs of the network, these are 0 to k − 1, and k + i is the
+output of layer i, as for outputs. A layer that comes again is shared: the same name, class and config. Shapes are of
+one sample, channels last. Kind "parameters" has format, version, kind and tensors alone. Version 1, which is read too,
+held sequences: "input_shape" for one input, [i] for the inputs of layer i. A reader refuses what it does not know:
+nothing in a file is ignored.
 In: a network, or text. Out: text, or a network without parameters. Touches no file; raises `Fault`.
 """
 
@@ -27,7 +31,7 @@ from ..layers import LAYERS, Layer
 from ..layers.base import Shape
 from ..network import Network
 
-FORMAT, VERSION = "fastlrp", 1
+FORMAT, VERSION = "fastlrp", 2
 KINDS = ("network", "parameters")
 TYPES = ("<f4", "<f8")
 
@@ -63,8 +67,10 @@ class Description:
     """A parsed description: types and sizes checked, layers not made yet."""
 
     kind: str
-    input_shape: Shape
+    inputs: Sequence[tuple[str, Shape]]
     layers: Sequence[dict[str, Any]]
+    outputs: Sequence[int]
+    channels_first: bool
     tensors: Sequence[Tensor]
 
 
@@ -91,7 +97,8 @@ def encode(net: Network, kind: str, tensors: Sequence[Tensor]) -> bytes:
     """The description of a network. Fault where it holds what the format cannot, as a reader would say it."""
     top: dict[str, Any] = {"format": FORMAT, "version": VERSION, "fastlrp": __version__, "kind": kind}
     if kind == "network":
-        top["input_shape"] = net.input_shape
+        top["channels_first"], top["outputs"] = net.channels_first, net.outputs
+        top["inputs"] = [{"name": name, "shape": net.shapes[i]} for i, name in enumerate(net.input_names)]
         top["layers"] = [_describe(node.layer, node.inputs) for node in net.nodes]
     text = json.dumps({**top, "tensors": [asdict(tensor) for tensor in tensors]}).encode()
     description = parse(decode(text))
@@ -144,20 +151,47 @@ def parse(top: dict[str, Any]) -> Description:
     if top.get("kind") not in KINDS:
         raise Fault(f"kind: expected one of {KINDS}, got {_short(top.get('kind'))}")
     keys = {"format": str, "version": int, "fastlrp": str, "kind": str, "tensors": list}
-    if top["kind"] == "network":
-        keys |= {"input_shape": list, "layers": list}
+    network = top["kind"] == "network"
+    if network:
+        keys |= {"layers": list}
+        keys |= {"input_shape": list} if top["version"] == 1 else {
+            "inputs": list, "outputs": list, "channels_first": bool}
     _fields(top, "the top level", keys)
-    names = {"class": str, "name": str, "config": dict, "inputs": list}
-    for i, layer in enumerate(top.get("layers", ())):
-        _fields(layer, f"layers[{i}]", names)
-        if layer["inputs"] != [i]:
-            raise Fault(f"layers[{i}].inputs: expected [{i}], the layer before: version {VERSION} of the format holds "
+    layers = top.get("layers", [])
+    if network and not layers:
+        raise Fault("layers: expected at least one layer")
+    for i, layer in enumerate(layers):
+        _fields(layer, f"layers[{i}]", {"class": str, "name": str, "config": dict, "inputs": list})
+    inputs, outputs = _ends(top) if network else ([], [])
+    for i, layer in enumerate(layers):
+        _indices(layer["inputs"], 0, len(inputs) + i, f"layers[{i}].inputs")
+        if top["version"] == 1 and layer["inputs"] != [i]:
+            raise Fault(f"layers[{i}].inputs: expected [{i}], the layer before: version 1 of the format holds "
                         f"sequences of layers alone; got {_short(layer['inputs'])}")
-    shape = _shape(top["input_shape"], "input_shape") if top["kind"] == "network" else ()
     tensors = [_tensor(value, f"tensors[{i}]") for i, value in enumerate(top["tensors"])]
     if len({tensor.name for tensor in tensors}) < len(tensors):
         raise Fault("tensors: expected different names")
-    return Description(top["kind"], shape, top.get("layers", ()), tensors)
+    return Description(top["kind"], inputs, layers, outputs, top.get("channels_first", False), tensors)
+
+
+def _ends(top: dict[str, Any]) -> tuple[list[tuple[str, Shape]], list[int]]:
+    """Inputs, (name, shape), and outputs."""
+    count = len(top["layers"])
+    if top["version"] == 1:
+        return [("", _shape(top["input_shape"], "input_shape"))], [count]
+    inputs = []
+    for i, entry in enumerate(top["inputs"]):
+        _fields(entry, f"inputs[{i}]", {"name": str, "shape": list})
+        inputs.append((entry["name"], _shape(entry["shape"], f"inputs[{i}].shape")))
+    if not inputs:
+        raise Fault("inputs: expected at least one")
+    _indices(top["outputs"], len(inputs), len(inputs) + count, "outputs")
+    return inputs, top["outputs"]
+
+
+def _indices(found: list[Any], low: int, end: int, place: str) -> None:
+    if not found or any(type(i) is not int or not low <= i < end for i in found):
+        raise Fault(f"{place}: expected indices of values from {low} to {end - 1}, got {_short(found)}")
 
 
 def _fields(value: Any, place: str, kinds: Mapping[str, type]) -> None:
@@ -187,11 +221,12 @@ def _tensor(value: Any, place: str) -> Tensor:
 
 def build(description: Description) -> Network:
     """The network of a description, its parameters still missing; equal to the saved one but for those."""
-    layers = [_layer(entry, f"layers[{i}]") for i, entry in enumerate(description.layers)]
+    nodes = [(layer, tuple(entry["inputs"]))
+             for layer, entry in zip(_layers(description.layers), description.layers, strict=True)]
     with np.errstate(over="ignore"):  # a scale beyond float32 is infinite, as when the network was made
-        _check_sizes(layers, description.input_shape)
+        _check_sizes(nodes, [shape for _, shape in description.inputs])
         try:
-            net = Network(layers, description.input_shape, init=None)
+            net = Network.of_nodes(nodes, description.inputs, description.outputs, description.channels_first)
         except ValueError as error:
             raise Fault(f"layers: {_short(error)}") from None
     stored = {tensor.name: tensor.shape for tensor in description.tensors}
@@ -199,6 +234,18 @@ def build(description: Description) -> Network:
     if [*stored.items()] != [*wanted.items()]:
         raise Fault(f"tensors: not those of the layers, in their order: {differences(wanted, stored)}")
     return net
+
+
+def _layers(entries: Sequence[dict[str, Any]]) -> list[Layer]:
+    """The layer of each entry: one for all entries of a name."""
+    made: dict[str, tuple[Layer, dict[str, Any]]] = {}
+    found = []
+    for i, entry in enumerate(entries):
+        layer, first = made.setdefault(entry["name"], (_layer(entry, f"layers[{i}]"), entry))
+        if any(json.dumps(entry[key]) != json.dumps(first[key]) for key in ("class", "config")):
+            raise Fault(f"layers[{i}]: expected the class and config of the first layer named {_short(entry['name'])}")
+        found.append(layer)
+    return found
 
 
 def _layer(entry: dict[str, Any], place: str) -> Layer:
@@ -221,15 +268,22 @@ def _layer(entry: dict[str, Any], place: str) -> Layer:
     return layer
 
 
-def _check_sizes(layers: Sequence[Layer], shape: Shape) -> None:
-    """Fault where a layer does not fit the one before, or where building or running takes sizes beyond all reason."""
-    for i, layer in enumerate(layers):
+def _check_sizes(nodes: Sequence[tuple[Layer, tuple[int, ...]]], shapes: list[Any]) -> None:
+    """Fault where a layer does not fit what it reads, or where building or running takes sizes beyond all reason.
+
+    shapes: of the inputs; those of all values are added.
+    """
+    for shape in shapes:
+        _check_shape(shape)
+    for i, (layer, reads) in enumerate(nodes):
         try:
-            _check_shape(shape)
-            shape = layer.infer(shape)
+            if len(reads) > 1 and not layer.merges:
+                raise ValueError(f"expected one input, got {len(reads)}")
+            shape = layer.infer(tuple(shapes[j] for j in reads) if layer.merges else shapes[reads[0]])  # type: ignore[arg-type]
             _check_shape(shape)
         except (TypeError, ValueError) as error:
             raise Fault(f"layers[{i}] ({_short(layer.name)}): {_short(error)}") from None
+        shapes.append(shape)
 
 
 def _check_shape(shape: Shape) -> None:

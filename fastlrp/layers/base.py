@@ -88,6 +88,10 @@ class Layer:
         """Vector-Jacobian product: the gradient of Σ g · output in the input."""
         raise TypeError(f"{type(self).__name__} has no backward pass")
 
+    def norm(self, ops: Any, quotients: Array, x: Any) -> Any:
+        """For layers of role "sum" and "affine": x · (what they multiply it by)ᵀ · quotients, the Norm rule."""
+        raise TypeError(f"{type(self).__name__} does not add its inputs up")
+
     def scaled(self, x: Array) -> Array:
         """For layers of role "scale": what the layer makes of values, numbers or one per channel, in any float type."""
         raise TypeError(f"{type(self).__name__} does not scale its input")

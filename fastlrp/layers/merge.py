@@ -21,7 +21,7 @@ class Merge(Layer):
     def build(self, *in_shapes: Shape) -> Shape:  # type: ignore[override]
         if len(in_shapes) < 2:
             raise ValueError(f"expected at least two values, got {len(in_shapes)}")
-        return super().build(in_shapes)
+        return super().build(in_shapes)  # type: ignore[arg-type]
 
 
 class Add(Merge):
@@ -36,7 +36,7 @@ class Add(Merge):
             raise ValueError(f"expected values of one shape, got {in_shape}")
         return in_shape[0]
 
-    def forward(self, ops: Any, x: Sequence[Array]) -> tuple[Array, Any]:
+    def forward(self, ops: Any, x: Any) -> tuple[Array, Any]:
         total = x[0]
         for value in x[1:]:
             total = ops.add(total, value)
@@ -73,7 +73,7 @@ class Concat(Merge):
             raise ValueError(f"expected values of one shape but along axis {self.axis}, got {in_shape}")
         return (*in_shape[0][:at], sum(shape[at] for shape in in_shape), *in_shape[0][at + 1:])
 
-    def forward(self, ops: Any, x: Sequence[Array]) -> tuple[Array, Any]:
+    def forward(self, ops: Any, x: Any) -> tuple[Array, Any]:
         return ops.concat(x, self.axis % len(self.out_shape)), None
 
     def backward(self, ops: Any, g: Array, x: Any, kept: Any) -> Any:
@@ -96,10 +96,11 @@ class Multiply(Merge):
         if len(gates) != 1:
             raise ValueError(f"expected a value and a gate, got {len(in_shape)} values")
         if len(gates[0]) != len(value) or any(b not in (1, a) for a, b in zip(value, gates[0], strict=True)):
-            raise ValueError(f"expected a gate of the value's shape {value}, or of size 1 along some axes, got {gates[0]}")
+            raise ValueError(f"expected a gate of the value's shape {value}, or of size 1 along some axes, "
+                             f"got {gates[0]}")
         return value
 
-    def forward(self, ops: Any, x: Sequence[Array]) -> tuple[Array, Any]:
+    def forward(self, ops: Any, x: Any) -> tuple[Array, Any]:
         return ops.multiply(x[0], ops.expand(x[1], self.out_shape)), None
 
     def backward(self, ops: Any, g: Array, x: Any, kept: Any) -> Any:
