@@ -20,8 +20,11 @@ cnp.import_array()
 flrp_init()
 
 READS = {"plain": FLRP_PLAIN, "positive": FLRP_POSITIVE, "negative": FLRP_NEGATIVE, "shifted": FLRP_SHIFTED}
-ACTIVATIONS = {"relu": FLRP_RELU, "leaky_relu": FLRP_LEAKY_RELU, "tanh": FLRP_TANH, "sigmoid": FLRP_SIGMOID,
-               "abs": FLRP_ABS, "softplus": FLRP_SOFTPLUS}
+ACTIVATIONS = {"relu": FLRP_RELU, "leaky_relu": FLRP_LEAKY_RELU, "capped_relu": FLRP_CAPPED_RELU,
+               "at_least": FLRP_AT_LEAST, "at_most": FLRP_AT_MOST, "abs": FLRP_ABS, "tanh": FLRP_TANH,
+               "sigmoid": FLRP_SIGMOID, "softplus": FLRP_SOFTPLUS, "elu": FLRP_ELU, "selu": FLRP_SELU,
+               "gelu": FLRP_GELU, "gelu_tanh": FLRP_GELU_TANH, "silu": FLRP_SILU, "hardswish": FLRP_HARDSWISH,
+               "hardsigmoid": FLRP_HARDSIGMOID, "mish": FLRP_MISH}
 ISAS = {flrp_isa_name(i).decode(): i for i in range(FLRP_ISA_COUNT) if flrp_supported(i)}
 
 cdef int isa = max(ISAS.values())

@@ -6,6 +6,7 @@ kernel against it, and `Network.to_numpy` runs whole networks on it. Arrays are 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -123,15 +124,69 @@ def softplus(x: Array) -> Array:
     return positive(x) + np.log1p(np.exp(-np.abs(x)))
 
 
+def erfc(x: Array) -> Array:
+    """1 − erf(x) in double precision, exact in relative terms far out too: Python's own, value by value, since NumPy
+    has none."""
+    return np.vectorize(math.erfc, otypes=[np.float64])(x).astype(x.dtype)
+
+
+def normal_cdf(x: Array) -> Array:
+    """Φ(x), the share of a standard normal distribution below x."""
+    return erfc(x * -math.sqrt(0.5)) / 2
+
+
+def elu(x: Array, alpha: float) -> Array:
+    return np.where(x > 0, x, alpha * np.expm1(negative(x)))
+
+
+def elu_back(x: Array, g: Array, alpha: float) -> Array:
+    return np.where(x <= 0, g * (alpha * np.exp(negative(x))), g)
+
+
+def gelu_gate(x: Array) -> Array:
+    """(1 + tanh u) / 2 = σ(2u), u = √(2/π) (x + 0.044715 x³)."""
+    with np.errstate(over="ignore"):
+        return sigmoid(math.sqrt(8 / math.pi) * x * (1 + 0.044715 * x * x))
+
+
+def gelu_tanh_slope(x: Array) -> Array:
+    t, y = np.clip(x, -30, 30), gelu_gate(x)  # beyond, the slope is 0 or 1
+    return y + x * (y * gelu_gate(-t) * math.sqrt(8 / math.pi) * (1 + 3 * 0.044715 * t * t))
+
+
+def hardsigmoid(x: Array) -> Array:
+    return np.clip(x + 3, 0, 6) / 6
+
+
+def mish_slope(x: Array) -> Array:
+    gate = np.tanh(softplus(x))
+    return gate + x * (sigmoid(x) * (1 - gate * gate))
+
+
+SELU_SCALE, SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
+
 # name: (value at x, gradient g times the slope at x), each with the activation's parameter
 ACTIVATIONS: dict[str, tuple[Callable, Callable]] = {
     "relu": (lambda x, _: positive(x), lambda x, g, _: np.where(x <= 0, 0, g)),
     "leaky_relu": (lambda x, slope: np.where(x < 0, slope * x, x),
                    lambda x, g, slope: np.where(x <= 0, slope * g, g)),
     "tanh": (lambda x, _: np.tanh(x), lambda x, g, _: g * (1 - np.tanh(x) ** 2)),
-    "sigmoid": (lambda x, _: sigmoid(x), lambda x, g, _: g * sigmoid(x) * (1 - sigmoid(x))),
+    "sigmoid": (lambda x, _: sigmoid(x), lambda x, g, _: g * sigmoid(x) * sigmoid(-x)),
     "abs": (lambda x, _: np.abs(x), lambda x, g, _: g * np.sign(x)),
     "softplus": (lambda x, _: softplus(x), lambda x, g, _: g * sigmoid(x)),
+    "capped_relu": (lambda x, bound: np.clip(x, 0, bound), lambda x, g, bound: np.where((x <= 0) | (x >= bound), 0, g)),
+    "at_least": (lambda x, bound: np.maximum(x, bound), lambda x, g, bound: np.where(x <= bound, 0, g)),
+    "at_most": (lambda x, bound: np.minimum(x, bound), lambda x, g, bound: np.where(x >= bound, 0, g)),
+    "elu": (elu, elu_back),
+    "selu": (lambda x, _: SELU_SCALE * elu(x, SELU_ALPHA), lambda x, g, _: SELU_SCALE * elu_back(x, g, SELU_ALPHA)),
+    "gelu": (lambda x, _: x * normal_cdf(x),
+             lambda x, g, _: g * (normal_cdf(x) + x * np.exp(-x * x / 2) / math.sqrt(2 * math.pi))),
+    "gelu_tanh": (lambda x, _: x * gelu_gate(x), lambda x, g, _: g * gelu_tanh_slope(x)),
+    "silu": (lambda x, _: x * sigmoid(x), lambda x, g, _: g * (sigmoid(x) + x * (sigmoid(x) * sigmoid(-x)))),
+    "hardswish": (lambda x, _: x * hardsigmoid(x),
+                  lambda x, g, _: np.where(x <= -3, 0, np.where(x < 3, g * (x / 3 + 0.5), g))),
+    "hardsigmoid": (lambda x, _: hardsigmoid(x), lambda x, g, _: np.where((x <= -3) | (x >= 3), 0, g / 6)),
+    "mish": (lambda x, _: x * np.tanh(softplus(x)), lambda x, g, _: g * mish_slope(x)),
 }
 
 

@@ -86,7 +86,12 @@ typedef struct {
     int64_t kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w;
 } flrp_window;
 
-enum { FLRP_RELU, FLRP_LEAKY_RELU, FLRP_TANH, FLRP_SIGMOID, FLRP_ABS, FLRP_SOFTPLUS };
+/* reference.ACTIVATIONS says what each does, by the same names; `parameter` is the slope, the bound, or alpha. */
+enum {
+    FLRP_RELU, FLRP_LEAKY_RELU, FLRP_CAPPED_RELU, FLRP_AT_LEAST, FLRP_AT_MOST, FLRP_ABS, FLRP_TANH, FLRP_SIGMOID,
+    FLRP_SOFTPLUS, FLRP_ELU, FLRP_SELU, FLRP_GELU, FLRP_GELU_TANH, FLRP_SILU, FLRP_HARDSWISH, FLRP_HARDSIGMOID,
+    FLRP_MISH
+};
 
 /* Instruction sets, best last. */
 enum { FLRP_PORTABLE, FLRP_AVX2, FLRP_AVX512, FLRP_AMX, FLRP_ISA_COUNT };

@@ -108,6 +108,51 @@ WINDOWS: dict[str, tuple[tuple[int, int, int], Any, Any, Any]] = {
 }
 
 
+def erf(x: np.ndarray) -> np.ndarray:
+    return np.array([math.erf(value) for value in x.ravel()]).reshape(x.shape)
+
+
+# name: (the layer, its textbook formula, PyTorch's function given torch.nn.functional, where the slope jumps)
+ACTIVATIONS: dict[str, tuple[Callable[[], Layer], Callable[[Any], Any], Callable[[Any, Any], Any], tuple[float, ...]]]
+ACTIVATIONS = {
+    "relu": (fastlrp.ReLU, lambda x: np.where(x > 0, x, 0), lambda F, x: F.relu(x), (0,)),
+    "relu6": (fastlrp.ReLU6, lambda x: np.where(x > 6, 6, np.where(x > 0, x, 0)), lambda F, x: F.relu6(x), (0, 6)),
+    "clip": (lambda: fastlrp.Clip(-1.5, 2), lambda x: np.where(x > 2, 2, np.where(x < -1.5, -1.5, x)),
+             lambda F, x: F.hardtanh(x, -1.5, 2.0), (-1.5, 2)),
+    "clip from 0": (lambda: fastlrp.Clip(0, 0.5), lambda x: np.where(x > 0.5, 0.5, np.where(x > 0, x, 0)),
+                    lambda F, x: F.hardtanh(x, 0.0, 0.5), (0, 0.5)),
+    "clip, lower": (lambda: fastlrp.Clip(low=1), lambda x: np.where(x > 1, x, 1),
+                    lambda F, x: F.threshold(x, 1, 1), (1,)),
+    "clip, upper": (lambda: fastlrp.Clip(high=-0.5), lambda x: np.where(x < -0.5, x, -0.5),
+                    lambda F, x: -F.threshold(-x, 0.5, 0.5), (-0.5,)),
+    "leaky relu": (lambda: fastlrp.LeakyReLU(0.3), lambda x: np.where(x > 0, x, 0.3 * x),
+                   lambda F, x: F.leaky_relu(x, 0.3), (0,)),
+    "prelu": (lambda: fastlrp.PReLU(-0.75), lambda x: np.where(x > 0, x, -0.75 * x),
+              lambda F, x: F.prelu(x, x.new_tensor([-0.75])), (0,)),
+    "prelu, channels": (lambda: fastlrp.PReLU([0.25, -1, 0]), lambda x: np.where(x > 0, x, [0.25, -1, 0] * x),
+                        lambda F, x: F.prelu(x, x.new_tensor([0.25, -1, 0])), (0,)),
+    "elu": (lambda: fastlrp.ELU(0.7), lambda x: np.where(x > 0, x, 0.7 * (np.exp(np.minimum(x, 0)) - 1)),
+            lambda F, x: F.elu(x, 0.7), (0,)),
+    "selu": (fastlrp.SELU, lambda x: np.where(x > 0, 1.0507009873554805 * x,
+                                              1.7580993408473766 * (np.exp(np.minimum(x, 0)) - 1)),
+             lambda F, x: F.selu(x), (0,)),
+    "gelu": (fastlrp.GELU, lambda x: x / 2 * (1 + erf(x / math.sqrt(2))), lambda F, x: F.gelu(x), ()),
+    "gelu, tanh": (lambda: fastlrp.GELU("tanh"),
+                   lambda x: x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+                   lambda F, x: F.gelu(x, approximate="tanh"), ()),
+    "silu": (fastlrp.SiLU, lambda x: x / (1 + np.exp(-x)), lambda F, x: F.silu(x), ()),
+    "hardswish": (fastlrp.Hardswish, lambda x: x * np.minimum(np.maximum(x + 3, 0), 6) / 6,
+                  lambda F, x: F.hardswish(x), (-3, 3)),
+    "hardsigmoid": (fastlrp.Hardsigmoid, lambda x: np.minimum(np.maximum(x / 6 + 0.5, 0), 1),
+                    lambda F, x: F.hardsigmoid(x), (-3, 3)),
+    "mish": (fastlrp.Mish, lambda x: x * np.tanh(np.log(1 + np.exp(x))), lambda F, x: F.mish(x), ()),
+    "tanh": (fastlrp.Tanh, lambda x: (np.exp(x) - np.exp(-x)) / (np.exp(x) + np.exp(-x)), lambda F, x: F.tanh(x), ()),
+    "sigmoid": (fastlrp.Sigmoid, lambda x: 1 / (1 + np.exp(-x)), lambda F, x: F.sigmoid(x), ()),
+    "abs": (fastlrp.Abs, lambda x: np.where(x > 0, x, -x), lambda F, x: x.abs(), (0,)),
+    "softplus": (fastlrp.Softplus, lambda x: np.log(1 + np.exp(x)), lambda F, x: F.softplus(x), ()),
+}
+
+
 class Draw:
     """Seeded arrays. Small integers make every sum exact; all are read-only and lie between NaNs."""
 

@@ -6,6 +6,7 @@
 #include <string.h>
 
 typedef float __m512 __attribute__((vector_size(64)));
+typedef uint32_t __m512i __attribute__((vector_size(64)));
 typedef uint16_t __mmask16;
 enum { _CMP_EQ_OQ = 0x00, _CMP_LT_OQ = 0x11 };
 
@@ -62,3 +63,6 @@ EMULATED __m512 _mm512_min_ps(__m512 a, __m512 b) {
     EACH_LANE r[i] = a[i] < b[i] ? a[i] : b[i];
     return r;
 }
+EMULATED __m512i _mm512_castps_si512(__m512 a) { return (__m512i)a; }
+EMULATED __m512 _mm512_castsi512_ps(__m512i a) { return (__m512)a; }
+EMULATED __m512i _mm512_slli_epi32(__m512i a, unsigned count) { return a << count; }

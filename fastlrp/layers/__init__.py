@@ -1,6 +1,23 @@
 """The layers, and the table by which files and builders find them."""
 
-from .activation import Abs, LeakyReLU, ReLU, Sigmoid, Softplus, Tanh
+from .activation import (
+    ELU,
+    GELU,
+    SELU,
+    Abs,
+    Clip,
+    Hardsigmoid,
+    Hardswish,
+    LeakyReLU,
+    Mish,
+    PReLU,
+    ReLU,
+    ReLU6,
+    Sigmoid,
+    SiLU,
+    Softplus,
+    Tanh,
+)
 from .base import Layer, WeightedLayer
 from .conv import Conv2d
 from .linear import Linear
@@ -11,8 +28,8 @@ from .scale import Format, Normalize
 from .value import Input, Value
 
 LAYERS: dict[str, type[Layer]] = {cls.__name__: cls for cls in (
-    Linear, Conv2d, SumPool2d, AvgPool2d, MaxPool2d, ReLU, LeakyReLU, Tanh, Sigmoid, Abs, Softplus,
-    Flatten, Reshape, Transpose, ToChannelsFirst, ToChannelsLast, Pad2d, Dropout, Format, Normalize,
-    Add, Concat, Multiply)}
+    Linear, Conv2d, SumPool2d, AvgPool2d, MaxPool2d, ReLU, ReLU6, Clip, LeakyReLU, PReLU, ELU, SELU, GELU, SiLU,
+    Hardswish, Hardsigmoid, Mish, Tanh, Sigmoid, Abs, Softplus, Flatten, Reshape, Transpose, ToChannelsFirst,
+    ToChannelsLast, Pad2d, Dropout, Format, Normalize, Add, Concat, Multiply)}
 
 __all__ = ["LAYERS", "Input", "Layer", "Value", "WeightedLayer", *LAYERS]

@@ -33,12 +33,14 @@ class Layer:
     scales and shifts channels; "gate" multiplies by a computed value.
     nonnegative: whether the output is never negative: "always", "as input" or "unknown".
     keeps_range: whether the output lies between the least and the greatest input.
+    gates: whether output and slope are zero wherever the input is not positive, as those of a ReLU.
     """
 
     kind: ClassVar[str] = "layer"
     role: ClassVar[str] = "activation"
     nonnegative: str = "unknown"
-    keeps_range: ClassVar[bool] = False  # whether outputs lie in the range of the inputs
+    keeps_range: ClassVar[bool] = False
+    gates: bool = False
     options: ClassVar[tuple[str, ...]] = ()  # constructor arguments, each kept under its own name
     layout: ClassVar[str] = "same"  # of spatial values in networks with channels first: see Graph
     merges: ClassVar[bool] = False  # whether it reads several values: x is then a tuple of arrays

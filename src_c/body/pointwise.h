@@ -1,5 +1,4 @@
-/* Elementwise kernels: reading operands, the stabilised quotient, epilogues, activations. */
-#include <math.h>
+/* Elementwise kernels: reading operands, the stabilised quotient, epilogues. */
 
 static inline vf load_some(const float *p, int64_t n) { return n >= VW ? v_load(p) : v_load_n(p, n); }
 
@@ -146,59 +145,5 @@ static void channel_sum(int64_t rows, int64_t channels, const float *g, float *o
             for (int i = 0; i < 4; i++) sums[i] = v_add(sums[i], load_some(g + (row + i) * channels + c, left));
         for (; row < rows; row++) sums[0] = v_add(sums[0], load_some(g + row * channels + c, left));
         store_some(out + c, v_add(v_add(sums[0], sums[1]), v_add(sums[2], sums[3])), left);
-    }
-}
-
-static inline float sigmoidf(float x) { return 1.0f / (1.0f + expf(-x)); }
-
-static void activation(int kind, float parameter, int64_t n, const float *x, float *out) {
-    switch (kind) {
-    case FLRP_RELU:
-        for (int64_t i = 0; i < n; i += VW) store_some(out + i, v_positive(load_some(x + i, n - i)), n - i);
-        break;
-    case FLRP_LEAKY_RELU:
-        for (int64_t i = 0; i < n; i++) out[i] = x[i] < 0 ? parameter * x[i] : x[i];
-        break;
-    case FLRP_ABS:
-        for (int64_t i = 0; i < n; i++) out[i] = fabsf(x[i]);
-        break;
-    case FLRP_TANH:
-        for (int64_t i = 0; i < n; i++) out[i] = tanhf(x[i]);
-        break;
-    case FLRP_SIGMOID:
-        for (int64_t i = 0; i < n; i++) out[i] = sigmoidf(x[i]);
-        break;
-    case FLRP_SOFTPLUS: /* log(1 + e^x) without overflow */
-        for (int64_t i = 0; i < n; i++) out[i] = (x[i] < 0 ? 0 : x[i]) + log1pf(expf(-fabsf(x[i])));
-        break;
-    }
-}
-
-static void activation_backward(int kind, float parameter, int64_t n, const float *x, const float *g, float *out) {
-    switch (kind) {
-    case FLRP_RELU: /* as in the peers: the slope at 0 is 0 */
-        for (int64_t i = 0; i < n; i++) out[i] = x[i] <= 0 ? 0 : g[i];
-        break;
-    case FLRP_LEAKY_RELU:
-        for (int64_t i = 0; i < n; i++) out[i] = x[i] <= 0 ? parameter * g[i] : g[i];
-        break;
-    case FLRP_ABS:
-        for (int64_t i = 0; i < n; i++) out[i] = x[i] > 0 ? g[i] : x[i] < 0 ? -g[i] : x[i]; /* 0 at 0, NaN at NaN */
-        break;
-    case FLRP_TANH:
-        for (int64_t i = 0; i < n; i++) {
-            const float y = tanhf(x[i]);
-            out[i] = g[i] * (1 - y * y);
-        }
-        break;
-    case FLRP_SIGMOID:
-        for (int64_t i = 0; i < n; i++) {
-            const float y = sigmoidf(x[i]);
-            out[i] = g[i] * (y * (1 - y));
-        }
-        break;
-    case FLRP_SOFTPLUS:
-        for (int64_t i = 0; i < n; i++) out[i] = g[i] * sigmoidf(x[i]);
-        break;
     }
 }

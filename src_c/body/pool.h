@@ -3,6 +3,7 @@
  * Backward kernels gather: each input pixel asks the windows that hold it, in scan order, so that rows can be
  * split over threads without changing a bit. Channels are the inner loop.
  */
+#include <math.h>
 
 /* Window taps [*first, *last) that fall inside an axis of `size` from window origin `at`. */
 static inline void taps_inside(int64_t at, int64_t size, int64_t kernel, int64_t *first, int64_t *last) {

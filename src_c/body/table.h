@@ -1,6 +1,8 @@
 /* One instruction set's kernels: every body over its vector header, and the table that names them. */
 #include "body/tile.h"
 #include "body/pointwise.h"
+#include "body/exponential.h"
+#include "body/activation.h"
 #include "body/pool.h"
 #include "body/winograd.h"
 #include "body/dense.h"

@@ -75,5 +75,9 @@ static inline vf v_if_zero(vf d, vf yes, vf no) {
 /* max and min give their second operand where one is NaN: NaN stays. */
 static inline vf v_positive(vf x) { return _mm256_max_ps(_mm256_setzero_ps(), x); }
 static inline vf v_negative(vf x) { return _mm256_min_ps(_mm256_setzero_ps(), x); }
+/* 2^n for whole n from -126 to 127: the sum ends in the bits of n + 127. */
+static inline vf v_power2(vf n) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(_mm256_add_ps(n, _mm256_set1_ps(12583039))), 23));
+}
 
 #endif

@@ -34,5 +34,9 @@ static inline vf v_if_zero(vf d, vf yes, vf no) {
 /* max and min give their second operand where one is NaN: NaN stays. */
 static inline vf v_positive(vf x) { return _mm512_max_ps(_mm512_setzero_ps(), x); }
 static inline vf v_negative(vf x) { return _mm512_min_ps(_mm512_setzero_ps(), x); }
+/* 2^n for whole n from -126 to 127: the sum ends in the bits of n + 127. */
+static inline vf v_power2(vf n) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(_mm512_add_ps(n, _mm512_set1_ps(12583039))), 23));
+}
 
 #endif

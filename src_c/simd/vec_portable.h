@@ -10,6 +10,7 @@
 
 typedef float vf __attribute__((vector_size(16)));
 typedef int vmask __attribute__((vector_size(16)));
+typedef unsigned vbits __attribute__((vector_size(16)));
 
 static inline vf v_set1(float x) { return (vf){x, x, x, x}; }
 static inline vf v_load(const float *p) {
@@ -34,5 +35,7 @@ static inline vf v_if_negative(vf d, vf yes, vf no) { return v_pick(d < v_set1(0
 static inline vf v_if_zero(vf d, vf yes, vf no) { return v_pick(d == v_set1(0), yes, no); }
 static inline vf v_positive(vf x) { return v_pick(x < v_set1(0), v_set1(0), x); } /* NaN stays */
 static inline vf v_negative(vf x) { return v_pick(x > v_set1(0), v_set1(0), x); }
+/* 2^n for whole n from -126 to 127: the sum ends in the bits of n + 127. */
+static inline vf v_power2(vf n) { return (vf)((vbits)(n + v_set1(12583039)) << 23); }
 
 #endif
