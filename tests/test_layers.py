@@ -45,7 +45,7 @@ def test_activations_are_their_formulas(isa: str, name: str) -> None:
     net = alone(make(), (3,))
     np.testing.assert_allclose(net.to_numpy().forward(x), formula(x), rtol=1e-12, atol=1e-14)
     np.testing.assert_allclose(net.forward(x), formula(x.astype(np.float32).astype(np.float64)), rtol=5e-7, atol=5e-7)
-    assert_same_bits(net.forward(x), net.trace(net.as_input(x)).values[-1], "as a program")
+    assert_same_bits(net.forward(x), net.trace(net.as_inputs(x)).values[-1], "as a program")
     assert len(net._programs) == 1
 
 
