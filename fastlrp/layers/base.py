@@ -16,7 +16,7 @@ import numpy as np
 
 from ..ops import PREPARING, real_array
 from ..reference import Array
-from ..shapes import Geometry, check_elements
+from ..shapes import Geometry, as_flag, check_elements
 from .value import Value
 
 Shape = tuple[int, ...]
@@ -135,9 +135,7 @@ class WeightedLayer(Layer):
 
     def __init__(self, out: int, bias: bool, name: str | None):
         super().__init__(name)
-        if not isinstance(bias, (bool, np.bool_)):
-            raise TypeError(f"bias must be True or False, got {bias!r}")
-        self.out, self.use_bias = out, bool(bias)
+        self.out, self.use_bias = out, as_flag(bias, "bias")
         self.dtype = np.dtype(np.float32)
         self._parameters: dict[str, Array] = {}
         self._packed: dict[tuple[Any, ...], Any] = {}
