@@ -37,8 +37,9 @@ def every_layer():
         f.SumPool2d(2, 1, scale="sqrt"), f.Conv2d(4, 3, padding="same", dilation=(2, 1), name="blocks/0/conv é"),
         f.ReLU(), f.AvgPool2d(3, stride=1, padding=1, count_include_pad=False), f.Abs(), f.MaxPool2d(2, padding="same"),
         f.SumPool2d((2, 1), padding=(1, 0), scale=0.5), f.AdaptiveAvgPool2d((2, 3)), f.AdaptiveMaxPool2d((1, 3)),
-        f.GlobalAvgPool2d(), f.Softplus(), f.Dropout(0.25), f.Reshape((-1, 4)), f.Flatten(), f.Linear(7), f.Tanh(),
-        f.ReLU6(), f.Clip(0.25, 1.5), f.PReLU([0.5, 0.25, 0, -1, 2, 1, 3]), f.ELU(0.5), f.SELU(), f.GELU("tanh"),
+        f.Upsample((2, 1)), f.GlobalAvgPool2d(), f.Identity(), f.Scale([0.5, 1, 2, -0.25], 0.125), f.Softplus(),
+        f.Dropout(0.25), f.Reshape((-1, 4)), f.Flatten(), f.Linear(7), f.Tanh(), f.ReLU6(), f.Clip(0.25, 1.5),
+        f.PReLU([0.5, 0.25, 0, -1, 2, 1, 3]), f.ELU(0.5), f.SELU(), f.GELU("tanh"),
         f.SiLU(), f.Hardswish(), f.Hardsigmoid(), f.Mish(), f.Linear(5, bias=False), f.Sigmoid(),
         f.Linear(3, name="..")], input_shape=(9, 10, 3))
 
@@ -132,6 +133,7 @@ def test_branches_come_back(path):
     fastlrp.Conv2d(2, [1, 1], padding=[[0, 1], [2, 3]]), fastlrp.Format(0.1, 1 / 3),
     fastlrp.AvgPool2d(1, count_include_pad=np.bool_(False)),
     fastlrp.MaxPool2d(2, dilation=[1, 2], ceil_mode=True), fastlrp.AdaptiveAvgPool2d((2, 1)), fastlrp.GlobalAvgPool2d(),
+    fastlrp.Scale(np.arange(18).reshape(3, 3, 2) / 7), fastlrp.Scale(-1, [0.1, 2]), fastlrp.Upsample([2, 1]),
     fastlrp.SumPool2d(1, scale=np.float64(1) / 3)], ids=repr)
 def test_options_come_back(layer, path):
     net = fastlrp.Network([layer], input_shape=(3, 3, 2))

@@ -15,6 +15,7 @@ from cases import ACTIVATIONS, ADAPTIVE, DILATED, SLIDING, assert_same_bits, rel
 
 import fastlrp
 from fastlrp.layers import LAYERS, Layer
+from fastlrp.layers.activation import Activation
 
 
 def alone(layer: Layer, shape: tuple[int, ...]) -> fastlrp.Network:
@@ -273,6 +274,77 @@ def test_windows_of_maxima_hold_data() -> None:
         alone(fastlrp.GlobalAvgPool2d(), (5,))
 
 
+# ---- layers that scale, repeat, or do nothing ----
+
+# name: (layer, shape of one input sample, its formula)
+SIMPLE: dict[str, tuple[Callable[[], Layer], tuple[int, ...], Callable[[np.ndarray], np.ndarray]]] = {
+    "identity": (fastlrp.Identity, (3, 4), lambda x: x),
+    "scale": (lambda: fastlrp.Scale(-2, 0.5), (5,), lambda x: 0.5 - 2 * x),
+    "scale, times alone": (lambda: fastlrp.Scale(np.float16(0.5)), (2, 3), lambda x: x / 2),
+    "scale, channels": (lambda: fastlrp.Scale([1, 2, -3], plus=(0, 1, 2)), (2, 4, 3),
+                        lambda x: x * [1, 2, -3] + [0, 1, 2]),
+    "scale, samples": (lambda: fastlrp.Scale(np.arange(12).reshape(2, 2, 3), [4]), (2, 2, 3),
+                       lambda x: x * np.arange(12).reshape(2, 2, 3) + 4),
+    "scale, rows": (lambda: fastlrp.Scale(plus=[[[1]], [[-1]]]), (2, 2, 3),
+                    lambda x: x + np.array([1, -1]).reshape(2, 1, 1)),
+    "upsample": (lambda: fastlrp.Upsample(2), (3, 5, 9), lambda x: x.repeat(2, axis=1).repeat(2, axis=2)),
+    "upsample, columns": (lambda: fastlrp.Upsample((1, 3)), (4, 2, 3), lambda x: x.repeat(3, axis=2)),
+    "upsample, rows": (lambda: fastlrp.Upsample((4, 1)), (1, 3, 17), lambda x: x.repeat(4, axis=1)),
+    "upsample by one": (lambda: fastlrp.Upsample(1), (2, 3, 1), lambda x: x),
+}
+
+
+@pytest.mark.parametrize("name", SIMPLE)
+def test_simple_layers_are_their_formulas(isa: str, name: str) -> None:
+    """Forward and back, recorded as a program."""
+    make, shape, formula = SIMPLE[name]
+    net, rng = alone(make(), shape), np.random.default_rng(6)
+    x = rng.standard_normal((3, *shape))
+    np.testing.assert_allclose(net.to_numpy().forward(x), formula(x), rtol=1e-12)
+    np.testing.assert_allclose(net.forward(x), formula(x), rtol=1e-5, atol=1e-6)
+    assert len(net._programs) == 1
+    check_way_back(net, x, rng.standard_normal((3, *net.output_shape)))
+
+
+@pytest.mark.parametrize("name", SIMPLE)
+def test_relevance_passes_simple_layers(name: str) -> None:
+    """Unchanged where nothing moves; a pixel has what its copies have together."""
+    make, shape, _ = SIMPLE[name]
+    net = alone(make(), shape)
+    x = np.random.default_rng(7).standard_normal((3, *shape))
+    start = np.random.default_rng(8).standard_normal((3, *net.output_shape))
+    found = net.explain(x, start=start).relevance
+    if "upsample" in name:
+        rows, cols = net.layers[0].scale
+        start = start.reshape(3, shape[0], rows, shape[1], cols, shape[2]).sum(axis=(2, 4))
+    np.testing.assert_allclose(found, start, rtol=1e-5, atol=1e-6)
+
+
+def test_upsampling_copies_what_is_not_a_number() -> None:
+    """Into its own block and no other."""
+    x = np.arange(6, dtype=np.float32).reshape(1, 2, 3, 1)
+    x[0, 0, 1], x[0, 1, 2] = np.nan, np.inf
+    np.testing.assert_array_equal(alone(fastlrp.Upsample(2), (2, 3, 1)).forward(x), x.repeat(2, 1).repeat(2, 2))
+
+
+def test_upsampling_is_pytorchs() -> None:
+    """mode="nearest"."""
+    torch = pytest.importorskip("torch")
+    x = np.random.default_rng(9).standard_normal((2, 3, 4, 5)).astype(np.float32)
+    expected = torch.nn.functional.interpolate(torch.tensor(np.moveaxis(x, -1, 1).copy()), scale_factor=(3, 2))
+    found = alone(fastlrp.Upsample((3, 2)), (3, 4, 5)).forward(x)
+    assert_same_bits(found, np.ascontiguousarray(np.moveaxis(expected.numpy(), 1, -1)))
+
+
+@pytest.mark.parametrize(("layer", "shape"), [
+    (fastlrp.Scale([1, 2]), (2, 3)), (fastlrp.Scale(np.ones((2, 3))), (3,)), (fastlrp.Scale(plus=[[1], [2]]), (3, 4)),
+    (fastlrp.Upsample(2), (4, 4)), (fastlrp.Upsample(2**16), (2**10, 2**10, 1))], ids=repr)
+def test_simple_layers_that_do_not_fit(layer: Layer, shape: tuple[int, ...]) -> None:
+    """The message has the shapes."""
+    with pytest.raises(ValueError, match=r"(fit samples of shape|expected an input of|more than).*"):
+        alone(layer, shape)
+
+
 # ---- what layers say of themselves ----
 
 # Instances of every class of layer that says something of its output's sign, with the shape of a sample.
@@ -282,7 +354,8 @@ SAYING: list[tuple[Layer, tuple[int, ...]]] = [
     (fastlrp.PReLU(3), (3,)), (fastlrp.ELU(-2), (3,)), (fastlrp.MaxPool2d(2), (6, 6, 1)),
     (fastlrp.AdaptiveMaxPool2d(2), (6, 6, 1)), (fastlrp.AdaptiveAvgPool2d(4), (6, 6, 1)),
     (fastlrp.GlobalAvgPool2d(), (3, 3, 2)), (fastlrp.AvgPool2d(2, padding=1, ceil_mode=True), (6, 6, 1)),
-    (fastlrp.SumPool2d(2, scale=-1), (6, 6, 1)),
+    (fastlrp.SumPool2d(2, scale=-1), (6, 6, 1)), (fastlrp.Scale([1, 0, 2], 0), (3,)), (fastlrp.Scale(1, -0.1), (3,)),
+    (fastlrp.Scale([1, 2, -1]), (3,)), (fastlrp.Upsample(2), (2, 3, 1)), (fastlrp.Identity(), (3,)),
 ]
 
 
@@ -303,7 +376,7 @@ def test_signs_and_ranges_are_what_layers_say(layer: Layer, shape: tuple[int, ..
     y, back = both_ways(net, x, np.ones((500, *layer.out_shape)))
     if layer.gates:
         assert (y[x <= 0] == 0).all() and (back[x <= 0] == 0).all() and (both_ways(net, 0 * x, y + 1)[1] == 0).all()
-    elif isinstance(layer, fastlrp.layers.activation.Activation):
+    elif isinstance(layer, Activation):
         assert (y[x <= 0] != 0).any()
 
 
@@ -324,6 +397,9 @@ def test_calls_that_make_layers_are_what_they_print() -> None:
             (fastlrp.AvgPool2d(2), "AvgPool2d(2)"), (fastlrp.GlobalAvgPool2d(), "GlobalAvgPool2d()"),
             (fastlrp.AdaptiveAvgPool2d((7, 7)), "AdaptiveAvgPool2d(7)"),
             (fastlrp.AdaptiveMaxPool2d((2, 1)), "AdaptiveMaxPool2d((2, 1))"), (fastlrp.GELU(), "GELU()"),
+            (fastlrp.Scale(), "Scale()"), (fastlrp.Scale(2, [1, 2]), "Scale(times=2.0, plus=[1.0, 2.0])"),
+            (fastlrp.Scale(np.ones((3, 3))), "Scale(times=<9 numbers>)"), (fastlrp.Upsample(2), "Upsample(2)"),
+            (fastlrp.Upsample((1, 2)), "Upsample((1, 2))"), (fastlrp.Identity(), "Identity()"),
             (fastlrp.GELU("tanh"), "GELU(approximate='tanh')")):
         assert repr(layer) == text
 
@@ -343,6 +419,9 @@ BAD: dict[str, tuple[Any, str]] = {
     "dilation": (lambda: fastlrp.MaxPool2d(2, dilation=0), "dilation"),
     "no windows": (lambda: fastlrp.AdaptiveAvgPool2d(0), "out"),
     "windows by name": (lambda: fastlrp.AdaptiveMaxPool2d((3, None)), "out"),
+    "times by name": (lambda: fastlrp.Scale("twice"), "times"), "complex plus": (lambda: fastlrp.Scale(1, 1j), "plus"),
+    "infinite times": (lambda: fastlrp.Scale([1, np.inf]), "times"), "no plus": (lambda: fastlrp.Scale(1, []), "plus"),
+    "fraction of a pixel": (lambda: fastlrp.Upsample(1.5), "scale"), "no pixel": (lambda: fastlrp.Upsample(0), "scale"),
     "approximation": (lambda: fastlrp.GELU("erf"), "approximate"),
 }
 
