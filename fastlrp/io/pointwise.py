@@ -17,7 +17,7 @@ from .. import layers as L
 from ..layers import Layer
 from ..layers.base import Shape
 from ..reference import Array
-from .values import Unsupported, Value, Values, numbers
+from .values import Unsupported, Value, Values
 
 CLOSE = 1e-6  # constants of formulas were rounded to single precision
 
@@ -52,7 +52,7 @@ class Pointwise(Values):
 
     def prelu(self, x: Value, slope: Any) -> Value:
         """x where x > 0, else slope · x; slope: a number or one per channel."""
-        slope = numbers(slope)
+        slope = self.numbers(slope)
         if slope.size == 1:
             return self.map(x, L.PReLU(float(slope.reshape(()))))
         if slope.size != x.shape[0] or max(slope.shape) != slope.size:
@@ -85,12 +85,12 @@ class Pointwise(Values):
 
     def add_constant(self, x: Value, constant: Any) -> Value:
         """x + constant: the bias of a layer without one, else Scale."""
-        constant = numbers(constant)
+        constant = self.numbers(constant)
         return self._add_bias(x, constant) or self.scale(x, plus=constant)
 
     def scale(self, x: Value, times: Any = 1.0, plus: Any = 0.0) -> Value:
         """times · x + plus."""
-        times, plus = numbers(times), numbers(plus)
+        times, plus = self.numbers(times), self.numbers(plus)
         if times.size > 1 or plus.size > 1:
             if not np.isfinite(times).all() or not np.isfinite(plus).all():
                 raise ValueError("constants must be finite")
@@ -186,7 +186,8 @@ class Pointwise(Values):
                 return found
         if math.prod(a.shape) < math.prod(b.shape) or (a.shape == b.shape and a.gate and not b.gate):
             a, b = b, a
-        if len(a.shape) != len(b.shape) or any(size not in (1, own) for own, size in zip(a.shape, b.shape, strict=True)):
+        sizes = zip(a.shape, b.shape, strict=False)
+        if len(a.shape) != len(b.shape) or any(of_b not in (1, of_a) for of_a, of_b in sizes):
             raise Unsupported(f"the product of samples of shapes {a.shape} and {b.shape}")
         if a.shape == b.shape and not b.gate:
             raise Unsupported("a product of two values of which neither is a gate (smaller, or made by a sigmoid)")

@@ -225,6 +225,14 @@ class Values:
         """The call that made a symbolic value; None for inputs."""
         return self._calls.get(id(symbol))
 
+    def numbers(self, value: Any) -> Array:
+        """A constant of the source as float64, or ValueError."""
+        array = np.asarray(value)
+        if array.dtype.kind not in "fiub":
+            raise ValueError(f"expected numbers, got {array.dtype}")
+        self.charge(8 * array.size)
+        return array.astype(np.float64)
+
     # ---- the network ----
 
     def build(self, outputs: Sequence[Any]) -> Network:
@@ -299,11 +307,3 @@ class _Silent(Unsupported):
 def one_order(shape: Shape) -> bool:
     """Whether samples (C, ...) have their elements in one order channels first and last."""
     return shape[0] == 1 or math.prod(shape[1:]) == 1
-
-
-def numbers(value: Any) -> Array:
-    """A constant of a source as float64, or an error."""
-    array = np.asarray(value)
-    if array.dtype.kind not in "fiub":
-        raise ValueError(f"expected numbers, got {array.dtype}")
-    return array.astype(np.float64)
