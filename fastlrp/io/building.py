@@ -60,7 +60,7 @@ class Builder(Pointwise):
         options = (weight.shape[3], weight.shape[:2], self._pair(stride, x, 1), self._padding(padding, x),
                    self._pair(dilation, x, 1), groups, bias is not None)
         symbol = self._weighted(L.Conv2d, options, self.spatial(x), weight, bias)
-        return self.from_spatial(symbol, symbol.shape, x)
+        return self.from_spatial(symbol, x)
 
     def linear(self, x: Value, weight: Array, bias: Array | None = None) -> Value:
         """x Wᵀ + b on samples (in,), with weight (out, in), bias (out,) or None."""
@@ -118,18 +118,18 @@ class Builder(Pointwise):
         stride = kernel if stride is None else self._pair(stride, x, 1)
         layer = kind(kernel, stride, self._padding(padding, x), ceil_mode=bool(ceil_mode), **more)
         symbol = self.call(layer, self.spatial(x))
-        return self.from_spatial(symbol, symbol.shape, x)
+        return self.from_spatial(symbol, x)
 
     def global_avg_pool(self, x: Value) -> Value:
         """Mean over all spatial axes, which stay with size 1."""
         symbol = self.call(L.GlobalAvgPool2d(), self.spatial(x))
-        return self.from_spatial(symbol, symbol.shape, x)
+        return self.from_spatial(symbol, x)
 
     def global_max_pool(self, x: Value) -> Value:
         """Maximum over all spatial axes, which stay with size 1."""
         symbol = self.spatial(x)
-        symbol = self.call(L.MaxPool2d(tuple(symbol.shape[:2])), symbol)
-        return self.from_spatial(symbol, symbol.shape, x)
+        symbol = self.call(L.MaxPool2d(self.inside(symbol)[:2]), symbol)
+        return self.from_spatial(symbol, x)
 
     def adaptive_avg_pool(self, x: Value, out: Any) -> Value:
         """Means over even parts; out: the number of parts along each spatial axis, None: as many as there are."""
@@ -141,7 +141,7 @@ class Builder(Pointwise):
         if all(size == 1 for size in out):
             return self.global_avg_pool(x)
         symbol = self.call(L.AdaptiveAvgPool2d(tuple(out) if axes == 2 else (1, *out)), symbol)
-        return self.from_spatial(symbol, symbol.shape, x)
+        return self.from_spatial(symbol, x)
 
     def mean(self, x: Value, axes: Sequence[int], keepdims: bool = False) -> Value:
         """Mean over axes: all the spatial ones."""
@@ -232,7 +232,7 @@ class Builder(Pointwise):
         if any(map(any, pads[:2])) or min(map(min, pads)) < 0:
             raise Unsupported(f"pads {tuple(pads)}: only around spatial axes, and none that cut off")
         symbol = self.call(L.Pad2d(self._padding(list(pads[2:]), x), float(value)), self.spatial(x))
-        return self.from_spatial(symbol, symbol.shape, x)
+        return self.from_spatial(symbol, x)
 
     def upsample(self, x: Value, scales: Sequence[float]) -> Value:
         """Nearest neighbours; scales: of the spatial axes, whole numbers."""
@@ -241,7 +241,7 @@ class Builder(Pointwise):
         if all(scale == 1 for scale in scales):
             return x
         symbol = self.call(L.Upsample(self._pair([int(scale) for scale in scales], x, 1)), self.spatial(x))
-        return self.from_spatial(symbol, symbol.shape, x)
+        return self.from_spatial(symbol, x)
 
     # ---- what does nothing when explaining ----
 

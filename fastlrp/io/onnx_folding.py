@@ -50,20 +50,22 @@ def _divide(a: Array, b: Array) -> Array:
     return np.sign(a) * np.sign(b) * (abs(a) // abs(b))  # toward zero
 
 
-for _op, _function in {
-    "Neg": np.negative, "Abs": np.abs, "Floor": np.floor, "Ceil": np.ceil, "Round": np.round, "Sqrt": np.sqrt,
-    "Reciprocal": np.reciprocal, "Exp": np.exp, "Log": np.log, "Sign": np.sign, "Not": np.logical_not,
-}.items():
-    fold(_op)(_elementwise(_function))
-for _op, _function in {
-    "Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": _divide, "Equal": np.equal, "Greater": np.greater,
-    "GreaterOrEqual": np.greater_equal, "Less": np.less, "LessOrEqual": np.less_equal, "And": np.logical_and,
-    "Or": np.logical_or, "Xor": np.logical_xor, "Pow": lambda a, b: np.power(a, b).astype(a.dtype),
-}.items():
-    fold(_op, 2)(_elementwise(_function))
-for _op, _function in {"Sum": np.add, "Min": np.minimum, "Max": np.maximum}.items():
-    fold(_op, 1, MOST_INPUTS)(_elementwise(lambda *arrays, _of=_function: functools.reduce(_of, arrays)))
-fold("Where", 3)(_elementwise(np.where))
+ELEMENTWISE: dict[int, dict[str, Callable[..., Any]]] = {  # by the number of inputs
+    1: {"Neg": np.negative, "Abs": np.abs, "Floor": np.floor, "Ceil": np.ceil, "Round": np.round, "Sqrt": np.sqrt,
+        "Reciprocal": np.reciprocal, "Exp": np.exp, "Log": np.log, "Sign": np.sign, "Not": np.logical_not},
+    2: {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": _divide, "Equal": np.equal,
+        "Greater": np.greater, "GreaterOrEqual": np.greater_equal, "Less": np.less, "LessOrEqual": np.less_equal,
+        "And": np.logical_and, "Or": np.logical_or, "Xor": np.logical_xor,
+        "Pow": lambda a, b: np.power(a, b).astype(a.dtype)},
+    3: {"Where": np.where},
+}
+SEVERAL = {"Sum": np.add, "Min": np.minimum, "Max": np.maximum}
+
+for _count, _functions in ELEMENTWISE.items():
+    for _op, _function in _functions.items():
+        fold(_op, _count)(_elementwise(_function))
+for _op, _several in SEVERAL.items():
+    fold(_op, 1, MOST_INPUTS)(_elementwise(lambda *arrays, _of=_several: functools.reduce(_of, arrays)))
 
 
 @fold("Mod", 2)
@@ -212,7 +214,7 @@ def _range(file: File, node: Node, inputs: list[Any]) -> Array:
     if BATCH in (start, limit, step):
         raise Unsupported("a constant as long as the batch")
     file.charge(8 * (1 + max(0, int((limit - start) / step))))
-    return np.arange(start, limit, step, inputs[0].dtype)
+    return np.arange(start, limit, step).astype(inputs[0].dtype)
 
 
 # ---- picking and joining ----
@@ -264,6 +266,7 @@ def _reduction(function: Callable[..., Any]) -> Fold:
     return apply
 
 
-for _op, _function in {"ReduceProd": np.prod, "ReduceSum": np.sum, "ReduceMax": np.max, "ReduceMin": np.min,
-                       "ReduceMean": np.mean}.items():
+REDUCTIONS: dict[str, Callable[..., Any]] = {"ReduceProd": np.prod, "ReduceSum": np.sum, "ReduceMax": np.max,
+                                             "ReduceMin": np.min, "ReduceMean": np.mean}
+for _op, _function in REDUCTIONS.items():
     fold(_op, 1, 2)(_reduction(_function))

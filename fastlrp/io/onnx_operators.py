@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..reference import Array
-from ..shapes import output_size, same_padding
+from ..shapes import same_padding
 from .building import Builder
 from .onnx_file import FLOATS
 from .onnx_folding import MOST_INPUTS, axes_of, slices_of
@@ -163,7 +163,7 @@ def _reduce_mean(b: Builder, node: Node, inputs: list[Any]) -> Any:
     x, axes, keepdims = inputs[0], axes_of(node, inputs), node.flag("keepdims", True)
     if not axes and node.flag("noop_with_empty_axes"):
         return b.identity(x)
-    return b.mean(x, range(len(x.shape) + 1) if not axes else axes, keepdims)
+    return b.mean(x, axes if axes else range(len(x.shape) + 1), keepdims)
 
 
 # ---- activations ----
@@ -251,7 +251,7 @@ def _min(b: Builder, node: Node, inputs: list[Any]) -> Any:
 
 
 def _value_and_constant(inputs: list[Any], what: str) -> tuple[Value, Array | None]:
-    values, arrays = ([x for x in inputs if isinstance(x, kind)] for kind in (Value, np.ndarray))
+    values, arrays = [x for x in inputs if isinstance(x, Value)], [x for x in inputs if isinstance(x, np.ndarray)]
     if len(values) != 1 or (arrays and arrays[0].size != 1):
         raise Unsupported(f"{what}: only with one number")
     return values[0], arrays[0] if arrays else None

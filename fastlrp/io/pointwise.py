@@ -134,7 +134,7 @@ class Pointwise(Values):
         constant = constant.reshape(shape[1:])
         if x.spatial is not None:
             constant = np.moveaxis(constant if rank == 3 else constant[:, None], 0, -1)
-            sample: Shape = tuple(x.spatial.shape)
+            sample = self.inside(x.spatial)
         else:
             sample = x.shape
         if constant.size == constant.shape[-1] == sample[-1]:
@@ -166,7 +166,8 @@ class Pointwise(Values):
 
     def add(self, values: Sequence[Value]) -> Value:
         """The sum of several values. One of size 1 along spatial axes is spread over them."""
-        values = [self._spread(value, values) for value in values]
+        whole = max((value.shape for value in values), key=math.prod)
+        values = [self.expand(value, whole) for value in values]
         if len(values) == 1:
             return values[0]
         symbols, form = self._together(values)
@@ -219,17 +220,16 @@ class Pointwise(Values):
             return self.activation(base, "gelu")
         return part
 
-    def _spread(self, value: Value, others: Sequence[Value]) -> Value:
-        """The value with the spatial size of the largest one, repeated where it has size 1."""
-        whole = max((other.shape for other in others), key=math.prod)
+    def expand(self, value: Value, whole: Shape) -> Value:
+        """The value with the spatial size of a larger one, repeated where it has size 1."""
         if value.shape == whole:
             return value
         if len(whole) != len(value.shape) or len(whole) not in (2, 3) or value.shape[0] != whole[0] \
                 or any(size != 1 for size in value.shape[1:]):
-            raise Unsupported(f"the sum of samples of shapes {value.shape} and {whole}")
+            raise Unsupported(f"samples of shape {value.shape} spread to {whole}: only along all spatial axes at once")
         height, width = whole[1:] if len(whole) == 3 else (1, whole[1])
-        symbol = self.call(L.Upsample((height, width)), self.spatial(value), part="spread")
-        return Value(whole, spatial=symbol, node=self.node)
+        symbol = self.call(L.Upsample((height, width)), self.spatial(value), part="expand")
+        return self.from_spatial(symbol, value)
 
     def _together(self, values: Sequence[Value]) -> tuple[list[Any], str]:
         """The symbolic values in one order, and which."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,11 +69,13 @@ class Value:
 
 @dataclass(eq=False)
 class Call:
-    """A layer called on symbolic values; parameters: to be assigned once the network is built."""
+    """A layer called on symbolic values; shape: of the result inside; parameters: to be assigned once the network is
+    built."""
 
     layer: Layer
     operands: tuple[Any, ...]
     result: Any
+    shape: Shape
     name: str
     parameters: dict[str, Array]
 
@@ -118,7 +121,7 @@ class Values:
                 self.unsupported(str(reason))
         except FormatError:
             raise
-        except (ValueError, TypeError, OverflowError) as error:
+        except (ValueError, TypeError, ArithmeticError, LookupError) as error:
             raise FormatError(f"{self.source}: node {shown(name)} ({op}): {error}") from None
         return UNKNOWN
 
@@ -191,25 +194,31 @@ class Values:
             return Value(value.shape, plain=symbol, node=self.node, **more)
         return Value(value.shape, spatial=symbol, node=self.node, **more)
 
-    def from_spatial(self, symbol: Any, shape: Sequence[int], like: Value) -> Value:
-        """The value of a symbolic one with channels last, its shape (H, W, C); 1-D where `like` is."""
-        height, width, channels = shape
+    def from_spatial(self, symbol: Any, like: Value) -> Value:
+        """The value of a symbolic one with channels last; 1-D where `like` is."""
+        height, width, channels = self.inside(symbol)
         return Value((channels, width) if len(like.shape) == 2 else (channels, height, width), spatial=symbol,
                      node=self.node)
 
     def call(self, layer: Layer, *symbols: Any, part: str = "", parameters: dict[str, Array] | None = None) -> Any:
         """The symbolic value that a layer makes. part: what it does where it is not all of its node."""
         name = f"{self.node[1]}.{part}" if part else self.node[1]
-        result = layer(*symbols)
-        check_elements("output", result.shape)
-        self._calls[id(result)] = Call(layer, symbols, result, name, parameters or {})
+        result, shapes = layer(*symbols), tuple(map(self.inside, symbols))
+        shape = layer.infer(shapes if layer.merges else shapes[0])  # type: ignore[arg-type]
+        check_elements("output", shape)
+        self._calls[id(result)] = Call(layer, symbols, result, shape, name, parameters or {})
         return result
+
+    def inside(self, symbol: Any) -> Shape:
+        """The shape of a symbolic value: of one sample, channels last where it is spatial."""
+        call = self.made_by(symbol)
+        return symbol.shape if call is None else call.shape
 
     def weighted(self, symbol: Any, make: Callable[[], Layer], options: Any, parameters: dict[str, Array]) -> Any:
         """The symbolic value of a layer with parameters: one layer for all calls with the same parameters in memory,
         options and input shape."""
         places = ((key, a.__array_interface__["data"][0], a.shape, a.strides) for key, a in parameters.items())
-        key = (options, symbol.shape, *places)
+        key = (options, self.inside(symbol), *places)
         found = self._shared.get(key)
         if found is None:
             for array in parameters.values():
@@ -218,7 +227,7 @@ class Values:
             self._shared[key] = self._calls[id(result)]
             return result
         result = found.layer(symbol)
-        self._calls[id(result)] = Call(found.layer, (symbol,), result, found.name, parameters)
+        self._calls[id(result)] = Call(found.layer, (symbol,), result, found.shape, found.name, parameters)
         return result
 
     def made_by(self, symbol: Any) -> Call | None:
@@ -286,18 +295,15 @@ class Values:
     def _name(self, calls: Sequence[Call]) -> None:
         """Give layers the names of their nodes; "name_2" where one is taken."""
         taken = {symbol.name for symbol in self._inputs}
-        named: set[int] = set()
+        uses = Counter(call.layer for call in calls)
         counts: dict[str, int] = {}
-        for call in calls:
-            if id(call.layer) in named:
-                continue
-            named.add(id(call.layer))
-            name = call.name or call.layer.kind
-            while name in taken:
-                counts[call.name] = counts.get(call.name, 1) + 1
-                name = f"{call.name or call.layer.kind}_{counts[call.name]}"
-            taken.add(name)
-            call.layer.name = name
+        for layer, call in {call.layer: call for call in calls}.items():
+            own = name = call.name or layer.kind
+            while not taken.isdisjoint(names := [name, *(f"{name}:{i}" for i in range(2, 1 + uses[layer]))]):
+                counts[own] = counts.get(own, 1) + 1
+                name = f"{own}_{counts[own]}"
+            taken.update(names)
+            layer.name = name
 
 
 class _Silent(Unsupported):
