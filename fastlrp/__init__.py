@@ -11,4 +11,5 @@ from .network import Network
 from .ops import cpu_info, get_num_threads, set_num_threads
 
 __all__ = ["Conservation", "Explanation", "FormatError", "Network", "UnsupportedError", "__version__", "composites",
-           "cpu_info", "datasets", "from_onnx", "get_num_threads", "load", "rules", "set_num_threads", "train", "viz", *_layers]
+           "cpu_info", "datasets", "from_onnx", "get_num_threads", "load", "rules", "set_num_threads", "train", "viz",
+           *_layers]

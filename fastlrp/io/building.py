@@ -249,12 +249,6 @@ class Builder(Pointwise):
         """Nothing but while training."""
         return self.map(x, L.Dropout(rate), gate=x.gate)
 
-    def identity(self, x: Value) -> Value:
-        """x itself."""
-        if x.spatial is None and x.plain is None:
-            return x
-        return self.map(x, L.Identity(), origin=x.origin, gate=x.gate)
-
     def softmax(self, x: Value) -> Value:
         """A softmax or its logarithm: only as the last operation; `build` leaves it out and warns."""
         return Value(x.shape, origin=("softmax", x), node=self.node)

@@ -44,8 +44,8 @@ def from_onnx(path: str | PathLike[str] | bytes, *, input_shapes: Mapping[str, S
     Elu, Selu, Sigmoid, Tanh, Softplus, HardSigmoid, HardSwish, Gelu (also as its formula with Erf), Swish (also as its
     formula), Mish, Clip, Abs, Max and Min with a number; Add, Sub, Sum, Neg, Mul and Div with constants, Mul by a gate
     (a value that is smaller, or made by a sigmoid: constant for relevance); Concat, Flatten, Reshape, Transpose,
-    Squeeze, Unsqueeze, Expand over spatial axes, constant Pad around them, Upsample and Resize that repeat pixels; Dropout,
-    Identity, Cast between floating-point types. Softmax and LogSoftmax at the end are left out, with a warning:
+    Squeeze, Unsqueeze, Expand over spatial axes, constant Pad around them, Upsample and Resize that repeat pixels;
+    Dropout, Identity, Cast between floating-point types. Softmax and LogSoftmax at the end are left out with a warning:
     outputs are logits. What depends on constants and shapes alone is computed, by the usual arithmetic.
 
     Raises UnsupportedError, which lists all the nodes that are something else; FormatError where the file is not what
@@ -58,7 +58,8 @@ def from_onnx(path: str | PathLike[str] | bytes, *, input_shapes: Mapping[str, S
     except ImportError:
         raise ImportError('from_onnx needs the package onnx: pip install "fastlrp[onnx]"') from None
     file = File(path)
-    return _Importer(file, file.parse(onnx), onnx.defs.onnx_opset_version(), dict(input_shapes or {})).network()
+    importer = _Importer(file, file.parse(onnx), onnx.defs.onnx_opset_version(), dict(input_shapes or {}))
+    return importer.builder.build(importer.walk())
 
 
 class _Importer:
@@ -79,6 +80,9 @@ class _Importer:
             self._check_names(list(infos))
             self.inputs = {name: info for name, info in infos.items() if name not in self.tensors}
             self.needed = self._in_order()
+            unknown = [name for name in shapes if name not in self.inputs]
+            if unknown:
+                raise ValueError(f"input_shapes names {shown(unknown)}: the inputs are {shown(list(self.inputs))}")
             inputs = {name: self._input_shape(name, info) for name, info in self.inputs.items()}
         except ValueError as error:
             raise file.error("graph", error) from None
@@ -87,8 +91,8 @@ class _Importer:
         for name, (_, shape) in inputs.items():
             self.values[name] = self.builder.run("Input", name, self._input, name, shape)
 
-    def network(self) -> Network:
-        """Walk and build."""
+    def walk(self) -> list[Any]:
+        """The values of the outputs."""
         for node in self.needed:
             result = self._result(node)
             for i, name in enumerate(node.outputs):
@@ -100,7 +104,7 @@ class _Importer:
         for name, value in zip(self.outputs, outputs, strict=True):
             if isinstance(value, np.ndarray):
                 self.builder.unsupported("it does not depend on an input", ("Output", name))
-        return self.builder.build([UNKNOWN if isinstance(value, np.ndarray) else value for value in outputs])
+        return [UNKNOWN if isinstance(value, np.ndarray) else value for value in outputs]
 
     # ---- the graph as a whole ----
 
@@ -214,16 +218,15 @@ class _Importer:
         if not known:
             raise Unsupported
         constants = all(value is None or isinstance(value, np.ndarray) for value in inputs)
+        table: Any = FOLDS if node.op not in OPERATORS or (constants and node.op in FOLDS) else OPERATORS
+        apply, least, most = table[node.op]
+        _check_count(node, inputs, least, most)
         if node.op in ("Shape", "Size") and not constants:
             shape = (BATCH, *inputs[0].shape)
             result = shape_of(node, shape) if node.op == "Shape" else np.prod(shape, dtype=np.int64)
-        elif constants and node.op in FOLDS:
-            _check_count(node, inputs, *FOLDS[node.op][1:])
+        elif constants is (table is FOLDS):
             with np.errstate(all="ignore"):
-                result = FOLDS[node.op][0](self.file, node, inputs)
-        elif node.op in OPERATORS and not constants:
-            _check_count(node, inputs, *OPERATORS[node.op][1:])
-            result = OPERATORS[node.op][0](self.builder, node, inputs)
+                result = apply(self.file if constants else self.builder, node, inputs)
         else:
             raise Unsupported("on constants alone" if constants else "on values that depend on the network's input")
         if node.unread():

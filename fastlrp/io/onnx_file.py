@@ -26,8 +26,8 @@ MOST_BYTES = (1 << 31) - 1  # of a protobuf message
 MOST_DEPTH = 60  # messages in messages: models have about six
 BASE = 48 << 20  # bytes that a model may take beyond what is proportional to its file
 
-# What a parsed message, a string and a number take in memory, at most: a byte of the file can be any of them.
-MESSAGE_BYTES, STRING_BYTES, NUMBER_BYTES = 256, 32, 16
+# What a field, a message and a number among others take in memory once they are parsed, at most.
+FIELD_BYTES, MESSAGE_BYTES, NUMBER_BYTES = 32, 256, 16
 
 # Tensor types of ONNX: NumPy's type, and the field of the message that holds the values where raw_data does not.
 TYPES: dict[int, tuple[str, str]] = {
@@ -36,6 +36,10 @@ TYPES: dict[int, tuple[str, str]] = {
     10: ("<f2", "int32_data"), 11: ("<f8", "double_data"), 12: ("<u4", "uint64_data"), 13: ("<u8", "uint64_data"),
 }
 FLOATS = (1, 10, 11)
+
+
+class TooMuch(ValueError):
+    """A file of this size has no business with so much memory."""
 
 
 class File:
@@ -60,10 +64,10 @@ class File:
         return FormatError(f"{self.name}: {place}: {message}")
 
     def charge(self, count: int) -> None:
-        """Take bytes from what this file may have; FormatError where it asks for more than its size explains."""
+        """Take bytes from what this file may have; TooMuch where it asks for more than its size explains."""
         self._left -= count
         if self._left < 0:
-            raise FormatError(f"{self.name}: it asks for more memory than its size explains ({count} bytes at once)")
+            raise TooMuch("it asks for more memory than its size explains")
 
     def _read(self) -> bytes:
         with open(self.name, "rb") as file:
@@ -81,13 +85,13 @@ class File:
         if not data:
             raise self.error("byte 0", "the file is empty")
         try:
-            cost = _cost(data, onnx.ModelProto.DESCRIPTOR)
-            if cost > BASE + 2 * len(data):
-                raise _Fault(0, f"messages that would take {cost} bytes of memory in {len(data)} bytes of file")
+            self.charge(_cost(data, onnx.ModelProto.DESCRIPTOR, self._left))
             model = onnx.ModelProto()
             model.ParseFromString(data)
         except _Fault as fault:
             raise self.error(f"byte {fault.at}", f"not an ONNX model: {fault}") from None
+        except TooMuch as fault:
+            raise self.error("file", fault) from None
         except Exception as error:  # protobuf's DecodeError, whose module differs between its versions
             raise self.error("file", f"not an ONNX model: {error}") from None
         return model
@@ -96,6 +100,12 @@ class File:
 
     def tensor(self, tensor: Any, place: str) -> Array:
         """The array of an onnx.TensorProto."""
+        try:
+            return self._tensor(tensor, place)
+        except TooMuch as fault:
+            raise self.error(place, fault) from None
+
+    def _tensor(self, tensor: Any, place: str) -> Array:
         try:
             dtype, field = TYPES[tensor.data_type]
         except KeyError:
@@ -205,8 +215,9 @@ class _Fault(Exception):
         self.at = at
 
 
-def _cost(data: bytes, descriptor: Any) -> int:
-    """About how many bytes a protobuf message takes in memory once it is parsed, without what it shares with the file.
+def _cost(data: bytes, descriptor: Any, most: int) -> int:
+    """About how many bytes a protobuf message takes in memory once it is parsed, without what it shares with the file;
+    some number above `most` where it is more than that.
 
     Walks the fields that hold messages. _Fault where a field is cut off.
     """
@@ -217,42 +228,34 @@ def _cost(data: bytes, descriptor: Any) -> int:
         if depth > MOST_DEPTH:
             raise _Fault(at, f"messages nested more than {MOST_DEPTH} deep")
         fields = kinds.setdefault(kind.full_name, {}) or _fields(kind, kinds)
-        while at < end:
-            tag, at = _varint(data, at, end)
-            wire, field = tag & 7, fields.get(tag >> 3)
-            cost += NUMBER_BYTES
-            if wire == 0:
-                _, at = _varint(data, at, end)
-                continue
-            size, at = _varint(data, at, end) if wire == 2 else ({1: 8, 5: 4}.get(wire, -1), at)
-            if size < 0 or not tag >> 3:
+        while at < end and cost <= most:
+            tag, at = (data[at], at + 1) if data[at] < 128 else _varint(data, at, end)
+            size, at = _varint(data, at, end) if tag & 7 in (0, 2) else ({1: 8, 5: 4}.get(tag & 7, -1), at)
+            if size < 0 or tag < 8:
                 raise _Fault(at, "no field of a protobuf message")
+            cost += FIELD_BYTES
+            if not tag & 7:
+                continue
             if size > end - at:
                 raise _Fault(at, f"a field of {size} bytes where {end - at} are left")
-            if wire == 2 and field is not None:
-                if field in ("numbers", "string"):
-                    cost += STRING_BYTES if field == "string" else NUMBER_BYTES * size
-                else:
-                    cost += MESSAGE_BYTES
-                    stack.append((at, at + size, field, depth + 1))
+            field = fields.get(tag >> 3) if tag & 7 == 2 else None
+            if field == "numbers":
+                cost += NUMBER_BYTES * size
+            elif field is not None:
+                cost += MESSAGE_BYTES
+                stack.append((at, at + size, field, depth + 1))
             at += size
-            if cost > BASE + 2 * len(data):
-                return cost
     return cost
 
 
 def _fields(kind: Any, kinds: dict[str, dict[int, Any]]) -> dict[int, Any]:
-    """For each field with a length: the message's descriptor, "string", or "numbers" where they are packed as varints.
-
-    Packed floats and raw bytes take in memory what they take in the file.
-    """
+    """For fields that may take more in memory than in the file: the message's descriptor, or "numbers", where they are
+    packed as varints."""
     own = kinds[kind.full_name]
     for number, field in kind.fields_by_number.items():
         if field.message_type is not None:
             own[number] = field.message_type
-        elif field.type in (field.TYPE_STRING, field.TYPE_BYTES):
-            own[number] = "string"
-        elif field.type not in (field.TYPE_FLOAT, field.TYPE_DOUBLE):
+        elif field.type not in (field.TYPE_STRING, field.TYPE_BYTES, field.TYPE_FLOAT, field.TYPE_DOUBLE):
             own[number] = "numbers"
     return own
 
@@ -260,10 +263,13 @@ def _fields(kind: Any, kinds: dict[str, dict[int, Any]]) -> dict[int, Any]:
 def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
     """A whole number at data[at], and where the next thing is."""
     value = shift = 0
-    while at < end and shift < 70:
+    while at < end:
         byte = data[at]
-        value |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
+        at += 1
         if byte < 128:
-            return value, at
-    raise _Fault(at, "a number without an end" if at < end else "the message ends inside a number")
+            return value | byte << shift, at
+        value |= (byte & 127) << shift
+        shift += 7
+        if shift > 63:
+            raise _Fault(at, "a number without an end")
+    raise _Fault(at, "the message ends inside a number")

@@ -19,6 +19,7 @@ from ..layers.base import Shape
 from ..reference import Array
 from .values import Unsupported, Value, Values
 
+NO_BOUND = 3.4e38  # what sources write for none
 CLOSE = 1e-6  # constants of formulas were rounded to single precision
 
 ACTIVATIONS: dict[str, Callable[..., Layer]] = {
@@ -64,11 +65,13 @@ class Pointwise(Values):
 
     def clip(self, x: Value, low: float = -math.inf, high: float = math.inf) -> Value:
         """min(max(x, low), high)."""
-        low, high = float(low), float(high)
-        if low == 0 and high == math.inf:
+        low, high = (float(bound) if abs(bound) < NO_BOUND else None for bound in (low, high))
+        if (low, high) == (None, None):
+            return self.identity(x)
+        if (low, high) == (0, None):
             return self.activation(x, "relu")
         if (low, high) != (0, 6):
-            return self.map(x, L.Clip(low, high), gate=math.isfinite(high - low))
+            return self.map(x, L.Clip(low, high), gate=low is not None and high is not None)
         base, times, plus = self._scaled(x)
         if abs(times - 1) < CLOSE and abs(plus - 3) < 3 * CLOSE:
             return self.map(x, L.ReLU6(), origin=("6 hardsigmoid", base), gate=True)
@@ -80,6 +83,12 @@ class Pointwise(Values):
         if abs(times * math.sqrt(2) - 1) > CLOSE or plus:
             raise Unsupported("only as a part of GELU: x / 2 · (1 + erf(x / √2))")
         return Value(x.shape, origin=("erf", base, 1.0, 0.0), node=self.node)
+
+    def identity(self, x: Value) -> Value:
+        """x itself."""
+        if x.spatial is None and x.plain is None:
+            return x
+        return self.map(x, L.Identity(), origin=x.origin, gate=x.gate)
 
     # ---- values and constants ----
 
