@@ -13,8 +13,11 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 MOST = 1 << 31  # any one size
 MOST_ELEMENTS = 1 << 33  # of one sample with its padding, or one layer's weights
+MOST_UNEVEN = 1024  # rows or columns of windows that are not all alike: each may be a step of its own
 
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]  # ((top, bottom), (left, right))
@@ -50,6 +53,13 @@ def as_number(value: Any, name: str, finite: bool = True) -> float:
     return number
 
 
+def as_flag(value: Any, name: str) -> bool:
+    """True or False (NumPy's too), or an error that names the argument."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
 def as_pair(value: Any, name: str, low: int = 1) -> Pair:
     """An int or a pair of ints (height, width) as a pair."""
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -76,6 +86,16 @@ def same_padding(size: int, kernel: int, stride: int, dilation: int) -> Pair:
     """TensorFlow's "same": ceil(size / stride) outputs, the odd padded element after the data."""
     total = max((-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
     return total // 2, total - total // 2
+
+
+def ceil_padding(size: int, kernel: int, stride: int, padding: Pair, dilation: int) -> Pair:
+    """The padding with which a last window that is not whole fits too, where it starts in the data or in the padding
+    before it: PyTorch's ceil_mode."""
+    reach = (kernel - 1) * dilation + 1
+    count = -(-(size + sum(padding) - reach) // stride) + 1
+    if (count - 1) * stride >= size + padding[0]:
+        count -= 1
+    return padding[0], max(padding[1], (count - 1) * stride + reach - size - padding[0])
 
 
 def output_size(size: int, kernel: int, stride: int, padding: Pair, dilation: int) -> int:
@@ -115,12 +135,16 @@ class Window:
 
     @classmethod
     def fit(cls, in_shape: Sequence[int], kernel: Pair, stride: Pair, padding: Padding | str,
-            dilation: Pair = (1, 1), **more: Any) -> Any:
-        """Resolve "same" and check that at least one window fits."""
+            dilation: Pair = (1, 1), ceil_mode: bool = False, **more: Any) -> Any:
+        """Resolve "same" and `ceil_mode`, and check that at least one window fits."""
         if len(in_shape) != 3:
             raise ValueError(f"expected an input of shape (height, width, channels), got {tuple(in_shape)}")
         if isinstance(padding, str):
             rows, cols = (same_padding(*axis) for axis in zip(in_shape, kernel, stride, dilation, strict=False))
+            padding = rows, cols
+        if ceil_mode:
+            rows, cols = (ceil_padding(*axis) for axis in
+                          zip(in_shape, kernel, stride, padding, dilation, strict=False))
             padding = rows, cols
         height, width, channels = in_shape
         window = cls((height, width, channels), kernel, stride, padding, dilation, **more)
@@ -145,6 +169,46 @@ class Window:
     @property
     def out_shape(self) -> tuple[int, int, int]:
         return (*self.grid, self.in_shape[2])
+
+
+@dataclass(frozen=True)
+class Run:
+    """Windows of one axis, `step` apart: `count` of `length` elements, the first at `start`."""
+
+    start: int
+    length: int
+    step: int
+    count: int
+
+    @property
+    def last(self) -> int:
+        """Where the last window starts."""
+        return self.start + (self.count - 1) * self.step
+
+    @property
+    def end(self) -> int:
+        """The position behind the last element."""
+        return self.last + self.length
+
+
+def adaptive_runs(size: int, out: int) -> list[Run]:
+    """PyTorch's adaptive windows, from ⌊i · size / out⌋ to ⌈(i + 1) · size / out⌉, as few runs as can be: one where
+    size is a multiple of out."""
+    if size % out == 0:
+        return [Run(0, size // out, size // out, out)]
+    if out > MOST_UNEVEN:
+        raise ValueError(f"out must be at most {MOST_UNEVEN} where the input is not a multiple of it, got {out}")
+    runs: list[Run] = []
+    for i in range(out):
+        start = i * size // out
+        length = -(-(i + 1) * size // out) - start
+        run = runs[-1] if runs else None
+        step = start - run.last if run else 0
+        if run and run.length == length and step > 0 and (run.count == 1 or run.step == step):
+            runs[-1] = Run(run.start, length, step, run.count + 1)
+        else:
+            runs.append(Run(start, length, 1, 1))
+    return runs
 
 
 @dataclass(frozen=True)

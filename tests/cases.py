@@ -108,6 +108,38 @@ WINDOWS: dict[str, tuple[tuple[int, int, int], Any, Any, Any]] = {
 }
 
 
+# name: (shape of one input sample, arguments of a pool, which PyTorch has too)
+SLIDING: dict[str, tuple[tuple[int, int, int], dict[str, Any]]] = {
+    "whole windows": ((6, 8, 3), {"kernel": 2}),
+    "floor": ((7, 8, 5), {"kernel": 3, "stride": 2}),
+    "ceil": ((8, 8, 5), {"kernel": 3, "stride": 2, "ceil_mode": True}),
+    "ceil that adds nothing": ((7, 9, 4), {"kernel": 3, "stride": 2, "ceil_mode": True}),
+    "ceil of one axis": ((7, 10, 17), {"kernel": 3, "stride": (2, 3), "ceil_mode": True}),
+    "ceil, gaps between windows": ((7, 8, 2), {"kernel": (2, 1), "stride": (4, 3), "ceil_mode": True}),
+    "ceil, start behind the data": ((5, 6, 3), {"kernel": 1, "stride": 3, "ceil_mode": True}),
+    "ceil, padded": ((9, 10, 3), {"kernel": 3, "stride": 2, "padding": 1, "ceil_mode": True}),
+    "ceil, start in the padding": ((4, 6, 8), {"kernel": (4, 2), "stride": (5, 3), "padding": (2, 1),
+                                               "ceil_mode": True}),
+    "ceil, kernel beyond the input": ((2, 3, 2), {"kernel": 4, "stride": 3, "padding": 0, "ceil_mode": True}),
+    "padded": ((9, 6, 9), {"kernel": (3, 2), "stride": (1, 2), "padding": 1}),
+}
+# the same for maxima alone
+DILATED: dict[str, tuple[tuple[int, int, int], dict[str, Any]]] = {
+    "dilated": ((9, 8, 5), {"kernel": 3, "stride": 1, "dilation": 2}),
+    "dilated, strided, padded": ((11, 12, 9), {"kernel": (3, 2), "stride": (2, 3), "padding": 1, "dilation": (2, 3)}),
+    "dilated, ceil": ((10, 11, 3), {"kernel": 2, "stride": (3, 2), "padding": (1, 0), "dilation": (3, 4),
+                                    "ceil_mode": True}),
+    "dilated, wide padding": ((6, 7, 2), {"kernel": 3, "stride": 1, "padding": (2, 3), "dilation": (2, 3)}),
+}
+# name: (shape of one input sample, rows and columns out)
+ADAPTIVE: dict[str, tuple[tuple[int, int, int], Any]] = {
+    "one window": ((7, 5, 9), 1), "multiples": ((6, 8, 5), (3, 2)), "as it is": ((4, 3, 2), (4, 3)),
+    "even windows that overlap": ((8, 7, 3), (7, 6)), "uneven": ((9, 10, 5), (7, 3)),
+    "uneven rows": ((9, 8, 4), (5, 4)), "uneven columns": ((6, 11, 8), (3, 4)),
+    "more windows than pixels": ((3, 2, 3), (7, 5)), "one pixel for many": ((1, 1, 17), 4),
+}
+
+
 def erf(x: np.ndarray) -> np.ndarray:
     return np.array([math.erf(value) for value in x.ravel()]).reshape(x.shape)
 

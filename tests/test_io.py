@@ -36,9 +36,10 @@ def every_layer():
         f.Conv2d(6, (3, 2), stride=(1, 2), padding=((1, 0), (0, 1)), groups=3, bias=False), f.LeakyReLU(0.125),
         f.SumPool2d(2, 1, scale="sqrt"), f.Conv2d(4, 3, padding="same", dilation=(2, 1), name="blocks/0/conv é"),
         f.ReLU(), f.AvgPool2d(3, stride=1, padding=1, count_include_pad=False), f.Abs(), f.MaxPool2d(2, padding="same"),
-        f.SumPool2d((2, 1), padding=(1, 0), scale=0.5), f.Softplus(), f.Dropout(0.25), f.Reshape((-1, 4)), f.Flatten(),
-        f.Linear(7), f.Tanh(),
-        f.ReLU6(), f.Clip(0.25, 1.5), f.PReLU([0.5, 0.25, 0, -1, 2, 1, 3]), f.ELU(0.5), f.SELU(), f.GELU("tanh"),
+        f.SumPool2d((2, 1), padding=(1, 0), scale=0.5), f.AdaptiveAvgPool2d((2, 3)), f.AdaptiveMaxPool2d((1, 3)),
+        f.Upsample((2, 1)), f.GlobalAvgPool2d(), f.Identity(), f.Scale([0.5, 1, 2, -0.25], 0.125), f.Softplus(),
+        f.Dropout(0.25), f.Reshape((-1, 4)), f.Flatten(), f.Linear(7), f.Tanh(), f.ReLU6(), f.Clip(0.25, 1.5),
+        f.PReLU([0.5, 0.25, 0, -1, 2, 1, 3]), f.ELU(0.5), f.SELU(), f.GELU("tanh"),
         f.SiLU(), f.Hardswish(), f.Hardsigmoid(), f.Mish(), f.Linear(5, bias=False), f.Sigmoid(),
         f.Linear(3, name="..")], input_shape=(9, 10, 3))
 
@@ -130,7 +131,10 @@ def test_branches_come_back(path):
     fastlrp.LeakyReLU(1e-320), fastlrp.Clip(high=-0.1), fastlrp.Clip(low=0),
     fastlrp.PReLU(0.1), fastlrp.PReLU(np.float32([0.1, 2])), fastlrp.ELU(np.float32(0.3)), fastlrp.GELU(),
     fastlrp.Conv2d(2, [1, 1], padding=[[0, 1], [2, 3]]), fastlrp.Format(0.1, 1 / 3),
-    fastlrp.AvgPool2d(1, count_include_pad=np.bool_(False)), fastlrp.SumPool2d(1, scale=np.float64(1) / 3)], ids=repr)
+    fastlrp.AvgPool2d(1, count_include_pad=np.bool_(False)),
+    fastlrp.MaxPool2d(2, dilation=[1, 2], ceil_mode=True), fastlrp.AdaptiveAvgPool2d((2, 1)), fastlrp.GlobalAvgPool2d(),
+    fastlrp.Scale(np.arange(18).reshape(3, 3, 2) / 7), fastlrp.Scale(-1, [0.1, 2]), fastlrp.Upsample([2, 1]),
+    fastlrp.SumPool2d(1, scale=np.float64(1) / 3)], ids=repr)
 def test_options_come_back(layer, path):
     net = fastlrp.Network([layer], input_shape=(3, 3, 2))
     net.save(path)
@@ -694,7 +698,7 @@ ONE, NONE = [1, 1], [[0, 0], [0, 0]]
     ("SumPool2d", {"kernel": ONE, "scale": "x"}, [4, 4, 1], "scale must be"),
     ("SumPool2d", {"kernel": ONE, "scale": None}, [4, 4, 1], r"layers\[0\]"),
     ("SumPool2d", {"kernel": ONE, "scale": 10**17}, [4, 4, 1], "config.scale: expected what SumPool2d keeps"),
-    ("AvgPool2d", {"kernel": ONE, "count_include_pad": "no"}, [4, 4, 1], "count_include_pad: .* True, got 'no'"),
+    ("AvgPool2d", {"kernel": ONE, "count_include_pad": "no"}, [4, 4, 1], "count_include_pad must .*, got 'no'"),
     ("AvgPool2d", {"kernel": ONE, "scale": 1.0}, [4, 4, 1], "unexpected keyword"),
     ("Conv2d", {"out": 3, "kernel": 2.5}, [3, 3, 1], "must be an int"),
     ("Conv2d", {"out": 1, "kernel": [[1], 1]}, [3, 3, 1], "must be an int"),

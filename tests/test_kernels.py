@@ -16,12 +16,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import ISAS, LINEAR, WINDOWS, Draw, assert_same_bits, guarded, make_layer, relative_error, run_python
+from cases import (
+    DILATED,
+    ISAS,
+    LINEAR,
+    WINDOWS,
+    Draw,
+    assert_same_bits,
+    guarded,
+    make_layer,
+    relative_error,
+    run_python,
+)
 
 from fastlrp import _kernels, ops, reference
 from fastlrp.ops import NATIVE
 from fastlrp.reference import Plain, Reference, linear, linear_back
-from fastlrp.shapes import Geometry, Window, as_padding
+from fastlrp.shapes import Geometry, Window, as_padding, as_pair
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 
@@ -306,6 +317,19 @@ def test_pools(isa: str, name: str, verb: str) -> None:
         draw = Draw(11, exact)
         for n in (1, 3):
             compare(POOLS[verb], window, pool_operands(window, n, draw), exact)
+
+
+@pytest.mark.parametrize("verb", ["max", "max back"])
+@pytest.mark.parametrize("name", DILATED)
+def test_maxima_of_dilated_windows(isa: str, name: str, verb: str) -> None:
+    """Integers bring ties; the way back skips what lies between the taps."""
+    shape, options = DILATED[name]
+    kernel, stride, dilation = (as_pair(options[key], key) for key in ("kernel", "stride", "dilation"))
+    window = Window.fit(shape, kernel, stride, as_padding(options.get("padding", 0)), dilation,
+                        options.get("ceil_mode", False))
+    for exact in (True, False):
+        for n in (0, 1, 3):
+            compare(POOLS[verb], window, pool_operands(window, n, Draw(12, exact)), exact)
 
 
 @pytest.mark.parametrize("verb", POOLS)

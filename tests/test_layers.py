@@ -5,14 +5,17 @@ A layer is tried alone, on the kernels and on the twin, which a network of it ru
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from cases import ACTIVATIONS, assert_same_bits, relative_error
+from cases import ACTIVATIONS, ADAPTIVE, DILATED, SLIDING, assert_same_bits, relative_error
 
 import fastlrp
 from fastlrp.layers import LAYERS, Layer
+from fastlrp.layers.activation import Activation
 
 
 def alone(layer: Layer, shape: tuple[int, ...]) -> fastlrp.Network:
@@ -45,7 +48,7 @@ def test_activations_are_their_formulas(isa: str, name: str) -> None:
     net = alone(make(), (3,))
     np.testing.assert_allclose(net.to_numpy().forward(x), formula(x), rtol=1e-12, atol=1e-14)
     np.testing.assert_allclose(net.forward(x), formula(x.astype(np.float32).astype(np.float64)), rtol=5e-7, atol=5e-7)
-    assert_same_bits(net.forward(x), net.trace(net.as_input(x)).values[-1], "as a program")
+    assert_same_bits(net.forward(x), net.trace(net.as_inputs(x)).values[-1], "as a program")
     assert len(net._programs) == 1
 
 
@@ -106,13 +109,253 @@ def test_slopes_of_prelu_are_one_or_one_a_channel() -> None:
         alone(fastlrp.PReLU([1, 2, 3]), (3, 4))
 
 
+# ---- pools ----
+
+
+def sliding(layer: Any) -> list[list[tuple[np.ndarray, int]]]:
+    """For each axis and window of a sliding pool: positions of its taps, and how many places PyTorch counts, padding
+    included. Walked along as its documentation says, apart from the package's own size arithmetic."""
+    axes = []
+    for size, kernel, stride, padding, dilation in zip(layer.in_shape, layer.kernel, layer.stride, layer.padding,
+                                                       layer.dilation, strict=False):
+        windows, start, end = [], -padding[0], size + padding[1]
+        while True:
+            taps = start + dilation * np.arange(kernel)
+            reached = bool(windows) and windows[-1][0][-1] + 1 >= end
+            if taps[-1] >= end if not layer.ceil_mode else reached or start >= size:
+                break
+            windows.append((taps, min(taps[-1] + 1, end) - taps[0]))
+            start += stride
+        axes.append([(taps[(taps >= 0) & (taps < size)], count) for taps, count in windows])
+    return axes
+
+
+def pooled(axes: Any, x: np.ndarray, reduce: Callable[[np.ndarray, int], Any]) -> np.ndarray:
+    """reduce(values (N, taps, C), places) of every window."""
+    rows, cols = axes
+    return np.stack([np.stack([reduce(x[:, r][:, :, c].reshape(len(x), -1, x.shape[-1]), high * wide)
+                               for c, wide in cols], 1) for r, high in rows], 1)
+
+
+POOLS: dict[str, tuple[Callable[..., Layer], Callable[[np.ndarray, int], Any], Callable[..., Any]]] = {
+    "max": (fastlrp.MaxPool2d, lambda v, _: v.max(1), lambda F, x, **more: F.max_pool2d(x, **more)),
+    "average": (fastlrp.AvgPool2d, lambda v, n: v.sum(1) / n, lambda F, x, **more: F.avg_pool2d(x, **more)),
+    "average of real elements": (
+        lambda **more: fastlrp.AvgPool2d(count_include_pad=False, **more), lambda v, _: v.mean(1),
+        lambda F, x, **more: F.avg_pool2d(x, count_include_pad=False, **more)),
+    "sum": (lambda **more: fastlrp.SumPool2d(scale=-0.5, **more), lambda v, _: -0.5 * v.sum(1),
+            lambda F, x, **more: -0.5 * F.avg_pool2d(x, divisor_override=1, **more)),
+}
+SLIDING_POOLS = [(kind, name) for kind in POOLS for name in (SLIDING | DILATED if kind == "max" else SLIDING)]
+
+
+def pool_case(kind: str, name: str) -> tuple[fastlrp.Network, np.ndarray, np.ndarray]:
+    """A network of one pool, samples without ties, and relevance or gradients of its outputs."""
+    shape, options = (SLIDING | DILATED)[name]
+    net = alone(POOLS[kind][0](**options), shape)
+    rng = np.random.default_rng(0)
+    x = rng.permutation(3 * int(np.prod(shape))).reshape(3, *shape) / 100 - 1
+    return net, x, rng.standard_normal((3, *net.output_shape))
+
+
+@pytest.mark.parametrize(("kind", "name"), SLIDING_POOLS)
+def test_sliding_pools_are_their_formulas(isa: str, kind: str, name: str) -> None:
+    """Window by window; the way back is the slope of the way forward."""
+    net, x, g = pool_case(kind, name)
+    expected = pooled(sliding(net.layers[0]), x, POOLS[kind][1])
+    np.testing.assert_allclose(net.to_numpy().forward(x), expected, rtol=1e-12)
+    np.testing.assert_allclose(net.forward(x), expected, rtol=1e-5, atol=1e-5)
+    check_way_back(net, x, g)
+
+
+def check_way_back(net: fastlrp.Network, x: np.ndarray, g: np.ndarray) -> None:
+    """Along a random direction by differences, on the twin; the kernels give the twin's; Norm multiplies it by x."""
+    twin = net.to_numpy()
+    _, back = both_ways(twin, x, g)
+    step = 1e-5 * np.random.default_rng(1).standard_normal(x.shape)
+    slope = (g * (twin.forward(x + step) - twin.forward(x - step))).sum() / 2
+    assert (back * step).sum() == pytest.approx(slope, rel=1e-6, abs=1e-12)
+    assert relative_error(both_ways(net, x, g)[1], back) < 1e-6
+    layer = net.layers[0]
+    if layer.role in ("sum", "affine"):
+        for run in (twin, net):
+            x, g = x.astype(run.ops.dtype), g.astype(run.ops.dtype)
+            assert relative_error(run.layers[0].norm(run.ops, g, x), x * back) < 1e-6
+
+
+@pytest.mark.parametrize(("kind", "name"), SLIDING_POOLS)
+def test_sliding_pools_are_pytorchs(kind: str, name: str) -> None:
+    """Sizes, values, and gradients; where PyTorch takes the arguments."""
+    torch = pytest.importorskip("torch")
+    net, x, g = pool_case(kind, name)
+    names = {"kernel": "kernel_size"}
+    options = {names.get(key, key): value for key, value in (SLIDING | DILATED)[name][1].items()}
+    value = torch.tensor(np.moveaxis(x, -1, 1).copy(), requires_grad=True)
+    try:
+        y = POOLS[kind][2](torch.nn.functional, value, **options)
+    except RuntimeError as error:
+        assert "pad" in str(error)  # at most half the kernel
+        return
+    slope, = torch.autograd.grad(y, value, torch.tensor(np.moveaxis(g, -1, 1).copy()))
+    found = both_ways(net.to_numpy(), x, g)
+    for own, theirs in zip(found, (y.detach(), slope), strict=True):
+        np.testing.assert_allclose(own, np.moveaxis(theirs.numpy(), 1, -1), rtol=1e-12, atol=1e-12)
+
+
+def adaptive(net: fastlrp.Network, out: Any) -> list[list[tuple[np.ndarray, int]]]:
+    """The windows of each axis, as `sliding` gives them."""
+    out = (out, out) if isinstance(out, int) else out
+    return [[(np.arange(math.floor(i * size / n), math.ceil((i + 1) * size / n)), 0) for i in range(n)]
+            for size, n in zip(net.input_shape, out, strict=False)]
+
+
+@pytest.mark.parametrize("kind", ["average", "max"])
+@pytest.mark.parametrize("name", ADAPTIVE)
+def test_adaptive_pools(isa: str, kind: str, name: str) -> None:
+    """Window by window, and as PyTorch's where it is installed; maxima where windows are all alike."""
+    shape, out = ADAPTIVE[name]
+    layer = fastlrp.AdaptiveAvgPool2d(out) if kind == "average" else fastlrp.AdaptiveMaxPool2d(out)
+    if kind == "max" and ("uneven" in name or "more" in name or "many" in name):
+        with pytest.raises(ValueError, match=r"multiples of out=\(.*all alike"):
+            alone(layer, shape)
+        return
+    net, rng = alone(layer, shape), np.random.default_rng(2)
+    x = rng.permutation(3 * int(np.prod(shape))).reshape(3, *shape) / 100
+    reduce = (lambda v, _: v.mean(1)) if kind == "average" else lambda v, _: v.max(1)
+    expected = pooled(adaptive(net, out), x, reduce)
+    np.testing.assert_allclose(net.to_numpy().forward(x), expected, rtol=1e-12)
+    np.testing.assert_allclose(net.forward(x), expected, rtol=1e-5)
+    assert len(net._programs) == 1
+    g = rng.standard_normal(expected.shape)
+    check_way_back(net, x, g)
+    torch = pytest.importorskip("torch")
+    value = torch.tensor(np.moveaxis(x, -1, 1).copy(), requires_grad=True)
+    own = getattr(torch.nn.functional, f"adaptive_{'avg' if kind == 'average' else 'max'}_pool2d")(value, out)
+    slope, = torch.autograd.grad(own, value, torch.tensor(np.moveaxis(g, -1, 1).copy()))
+    np.testing.assert_allclose(expected, np.moveaxis(own.detach().numpy(), 1, -1), rtol=1e-12)
+    np.testing.assert_allclose(both_ways(net.to_numpy(), x, g)[1], np.moveaxis(slope.numpy(), 1, -1), rtol=1e-9,
+                               atol=1e-12)
+
+
+def test_the_mean_over_all_pixels() -> None:
+    """One pixel comes out, which takes all relevance back in proportion."""
+    net, x = alone(fastlrp.GlobalAvgPool2d(), (5, 4, 3)), np.random.default_rng(3).random((2, 5, 4, 3))
+    np.testing.assert_allclose(net.forward(x), x.mean(axis=(1, 2), keepdims=True), rtol=1e-6)
+    check_way_back(net, x, np.ones((2, 1, 1, 3)))
+
+
+@pytest.mark.parametrize("layer", [fastlrp.AdaptiveAvgPool2d(4), fastlrp.AdaptiveAvgPool2d(3),
+                                   fastlrp.AvgPool2d(4, 3, 1, ceil_mode=True),
+                                   fastlrp.AvgPool2d(4, 3, 1, False, ceil_mode=True)], ids=repr)
+def test_relevance_of_averages(layer: Layer) -> None:
+    """As a program, by rule Norm: what a dense map of the same weights gives."""
+    shape = (9, 10, 2)
+    net = fastlrp.Network([layer, fastlrp.Flatten()], shape)
+    size = int(np.prod(shape))
+    weights = net.to_numpy().forward(np.eye(size).reshape(size, *shape))
+    x = np.random.default_rng(4).standard_normal((3, *shape)).astype(np.float32)
+    start = np.random.default_rng(5).standard_normal((3, weights.shape[1]))
+    found = net.explain(x, start=start, composite={layer.name: fastlrp.rules.Norm(0.1)}).relevance
+    sums = x.reshape(3, -1).astype(np.float64) @ weights
+    expected = x.reshape(3, -1) * (start / (sums + 0.1 * np.where(sums < 0, -1, 1)) @ weights.T)
+    assert relative_error(found, expected.reshape(x.shape)) < 2e-6
+    assert net._programs
+
+
+def test_windows_of_maxima_hold_data() -> None:
+    """Padding is refused where a window could have no tap in the data."""
+    for more in ({"padding": 2}, {"padding": (0, 3), "dilation": (1, 2)}, {"kernel": 1, "padding": 1},
+                 {"padding": 4, "dilation": 7}):
+        with pytest.raises(ValueError, match=r"maxpool1.*must hold data"):
+            alone(fastlrp.MaxPool2d(**{"kernel": 2, **more}), (6, 6, 1))
+    with pytest.raises(ValueError, match="at most 1024"):
+        alone(fastlrp.AdaptiveAvgPool2d((1, 1025)), (1, 1024, 1))
+    with pytest.raises(ValueError, match="height, width, channels"):
+        alone(fastlrp.GlobalAvgPool2d(), (5,))
+
+
+# ---- layers that scale, repeat, or do nothing ----
+
+# name: (layer, shape of one input sample, its formula)
+SIMPLE: dict[str, tuple[Callable[[], Layer], tuple[int, ...], Callable[[np.ndarray], np.ndarray]]] = {
+    "identity": (fastlrp.Identity, (3, 4), lambda x: x),
+    "scale": (lambda: fastlrp.Scale(-2, 0.5), (5,), lambda x: 0.5 - 2 * x),
+    "scale, times alone": (lambda: fastlrp.Scale(np.float16(0.5)), (2, 3), lambda x: x / 2),
+    "scale, channels": (lambda: fastlrp.Scale([1, 2, -3], plus=(0, 1, 2)), (2, 4, 3),
+                        lambda x: x * [1, 2, -3] + [0, 1, 2]),
+    "scale, samples": (lambda: fastlrp.Scale(np.arange(12).reshape(2, 2, 3), [4]), (2, 2, 3),
+                       lambda x: x * np.arange(12).reshape(2, 2, 3) + 4),
+    "scale, rows": (lambda: fastlrp.Scale(plus=[[[1]], [[-1]]]), (2, 2, 3),
+                    lambda x: x + np.array([1, -1]).reshape(2, 1, 1)),
+    "upsample": (lambda: fastlrp.Upsample(2), (3, 5, 9), lambda x: x.repeat(2, axis=1).repeat(2, axis=2)),
+    "upsample, columns": (lambda: fastlrp.Upsample((1, 3)), (4, 2, 3), lambda x: x.repeat(3, axis=2)),
+    "upsample, rows": (lambda: fastlrp.Upsample((4, 1)), (1, 3, 17), lambda x: x.repeat(4, axis=1)),
+    "upsample by one": (lambda: fastlrp.Upsample(1), (2, 3, 1), lambda x: x),
+}
+
+
+@pytest.mark.parametrize("name", SIMPLE)
+def test_simple_layers_are_their_formulas(isa: str, name: str) -> None:
+    """Forward and back, recorded as a program."""
+    make, shape, formula = SIMPLE[name]
+    net, rng = alone(make(), shape), np.random.default_rng(6)
+    x = rng.standard_normal((3, *shape))
+    np.testing.assert_allclose(net.to_numpy().forward(x), formula(x), rtol=1e-12)
+    np.testing.assert_allclose(net.forward(x), formula(x), rtol=1e-5, atol=1e-6)
+    assert len(net._programs) == 1
+    check_way_back(net, x, rng.standard_normal((3, *net.output_shape)))
+
+
+@pytest.mark.parametrize("name", SIMPLE)
+def test_relevance_passes_simple_layers(name: str) -> None:
+    """Unchanged where nothing moves; a pixel has what its copies have together."""
+    make, shape, _ = SIMPLE[name]
+    net = alone(make(), shape)
+    x = np.random.default_rng(7).standard_normal((3, *shape))
+    start = np.random.default_rng(8).standard_normal((3, *net.output_shape))
+    found = net.explain(x, start=start).relevance
+    if "upsample" in name:
+        rows, cols = net.layers[0].scale
+        start = start.reshape(3, shape[0], rows, shape[1], cols, shape[2]).sum(axis=(2, 4))
+    np.testing.assert_allclose(found, start, rtol=1e-5, atol=1e-6)
+
+
+def test_upsampling_copies_what_is_not_a_number() -> None:
+    """Into its own block and no other."""
+    x = np.arange(6, dtype=np.float32).reshape(1, 2, 3, 1)
+    x[0, 0, 1], x[0, 1, 2] = np.nan, np.inf
+    np.testing.assert_array_equal(alone(fastlrp.Upsample(2), (2, 3, 1)).forward(x), x.repeat(2, 1).repeat(2, 2))
+
+
+def test_upsampling_is_pytorchs() -> None:
+    """mode="nearest"."""
+    torch = pytest.importorskip("torch")
+    x = np.random.default_rng(9).standard_normal((2, 3, 4, 5)).astype(np.float32)
+    expected = torch.nn.functional.interpolate(torch.tensor(np.moveaxis(x, -1, 1).copy()), scale_factor=(3, 2))
+    found = alone(fastlrp.Upsample((3, 2)), (3, 4, 5)).forward(x)
+    assert_same_bits(found, np.ascontiguousarray(np.moveaxis(expected.numpy(), 1, -1)))
+
+
+@pytest.mark.parametrize(("layer", "shape"), [
+    (fastlrp.Scale([1, 2]), (2, 3)), (fastlrp.Scale(np.ones((2, 3))), (3,)), (fastlrp.Scale(plus=[[1], [2]]), (3, 4)),
+    (fastlrp.Upsample(2), (4, 4)), (fastlrp.Upsample(2**16), (2**10, 2**10, 1))], ids=repr)
+def test_simple_layers_that_do_not_fit(layer: Layer, shape: tuple[int, ...]) -> None:
+    """The message has the shapes."""
+    with pytest.raises(ValueError, match=r"(fit samples of shape|expected an input of|more than).*"):
+        alone(layer, shape)
+
+
 # ---- what layers say of themselves ----
 
 # Instances of every class of layer that says something of its output's sign, with the shape of a sample.
 SAYING: list[tuple[Layer, tuple[int, ...]]] = [
     *((make(), (3,)) for make, *_ in ACTIVATIONS.values()),
     (fastlrp.Clip(0.25, 0.5), (3,)), (fastlrp.Clip(-2, -1), (3,)), (fastlrp.Clip(high=3), (3,)),
-    (fastlrp.PReLU(3), (3,)), (fastlrp.ELU(-2), (3,)),
+    (fastlrp.PReLU(3), (3,)), (fastlrp.ELU(-2), (3,)), (fastlrp.MaxPool2d(2), (6, 6, 1)),
+    (fastlrp.AdaptiveMaxPool2d(2), (6, 6, 1)), (fastlrp.AdaptiveAvgPool2d(4), (6, 6, 1)),
+    (fastlrp.GlobalAvgPool2d(), (3, 3, 2)), (fastlrp.AvgPool2d(2, padding=1, ceil_mode=True), (6, 6, 1)),
+    (fastlrp.SumPool2d(2, scale=-1), (6, 6, 1)), (fastlrp.Scale([1, 0, 2], 0), (3,)), (fastlrp.Scale(1, -0.1), (3,)),
+    (fastlrp.Scale([1, 2, -1]), (3,)), (fastlrp.Upsample(2), (2, 3, 1)), (fastlrp.Identity(), (3,)),
 ]
 
 
@@ -133,7 +376,7 @@ def test_signs_and_ranges_are_what_layers_say(layer: Layer, shape: tuple[int, ..
     y, back = both_ways(net, x, np.ones((500, *layer.out_shape)))
     if layer.gates:
         assert (y[x <= 0] == 0).all() and (back[x <= 0] == 0).all() and (both_ways(net, 0 * x, y + 1)[1] == 0).all()
-    elif isinstance(layer, fastlrp.layers.activation.Activation):
+    elif isinstance(layer, Activation):
         assert (y[x <= 0] != 0).any()
 
 
@@ -149,7 +392,15 @@ def test_calls_that_make_layers_are_what_they_print() -> None:
             (fastlrp.ReLU6(), "ReLU6()"), (fastlrp.Clip(-1, 2), "Clip(low=-1.0, high=2.0)"),
             (fastlrp.Clip(high=2), "Clip(high=2.0)"), (fastlrp.PReLU(), "PReLU()"),
             (fastlrp.PReLU([0.5, 1]), "PReLU(slope=[0.5, 1.0])"), (fastlrp.ELU(0.5), "ELU(alpha=0.5)"),
-            (fastlrp.GELU(), "GELU()"), (fastlrp.GELU("tanh"), "GELU(approximate='tanh')")):
+            (fastlrp.MaxPool2d(3, 2, 1, ceil_mode=True), "MaxPool2d(3, stride=2, padding=1, ceil_mode=True)"),
+            (fastlrp.MaxPool2d(2, dilation=(1, 2)), "MaxPool2d(2, dilation=(1, 2))"),
+            (fastlrp.AvgPool2d(2), "AvgPool2d(2)"), (fastlrp.GlobalAvgPool2d(), "GlobalAvgPool2d()"),
+            (fastlrp.AdaptiveAvgPool2d((7, 7)), "AdaptiveAvgPool2d(7)"),
+            (fastlrp.AdaptiveMaxPool2d((2, 1)), "AdaptiveMaxPool2d((2, 1))"), (fastlrp.GELU(), "GELU()"),
+            (fastlrp.Scale(), "Scale()"), (fastlrp.Scale(2, [1, 2]), "Scale(times=2.0, plus=[1.0, 2.0])"),
+            (fastlrp.Scale(np.ones((3, 3))), "Scale(times=<9 numbers>)"), (fastlrp.Upsample(2), "Upsample(2)"),
+            (fastlrp.Upsample((1, 2)), "Upsample((1, 2))"), (fastlrp.Identity(), "Identity()"),
+            (fastlrp.GELU("tanh"), "GELU(approximate='tanh')")):
         assert repr(layer) == text
 
 
@@ -162,6 +413,15 @@ BAD: dict[str, tuple[Any, str]] = {
     "infinite slope": (lambda: fastlrp.PReLU([1, np.inf]), "slope"),
     "slopes of pixels": (lambda: fastlrp.PReLU(np.ones((2, 3))), "slope"),
     "alpha": (lambda: fastlrp.ELU(float("nan")), "alpha"), "alpha by name": (lambda: fastlrp.ELU("a"), "alpha"),
+    "ceil mode": (lambda: fastlrp.MaxPool2d(2, ceil_mode="no"), "ceil_mode"),
+    "ceil mode as a number": (lambda: fastlrp.AvgPool2d(2, ceil_mode=1), "ceil_mode"),
+    "padding that counts": (lambda: fastlrp.AvgPool2d(2, count_include_pad=None), "count_include_pad"),
+    "dilation": (lambda: fastlrp.MaxPool2d(2, dilation=0), "dilation"),
+    "no windows": (lambda: fastlrp.AdaptiveAvgPool2d(0), "out"),
+    "windows by name": (lambda: fastlrp.AdaptiveMaxPool2d((3, None)), "out"),
+    "times by name": (lambda: fastlrp.Scale("twice"), "times"), "complex plus": (lambda: fastlrp.Scale(1, 1j), "plus"),
+    "infinite times": (lambda: fastlrp.Scale([1, np.inf]), "times"), "no plus": (lambda: fastlrp.Scale(1, []), "plus"),
+    "fraction of a pixel": (lambda: fastlrp.Upsample(1.5), "scale"), "no pixel": (lambda: fastlrp.Upsample(0), "scale"),
     "approximation": (lambda: fastlrp.GELU("erf"), "approximate"),
 }
 

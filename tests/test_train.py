@@ -91,6 +91,14 @@ GRADIENTS: dict[str, Callable[[], Network]] = {
     **{f"average pool, {name}, {'all' if count else 'inside'}":
        lambda name=name, count=count: pool_case(fastlrp.AvgPool2d, name, count_include_pad=count)
        for name in WINDOWS for count in (True, False)},
+    "max pool, dilated": lambda: between(fastlrp.MaxPool2d(2, 1, dilation=(2, 1), ceil_mode=True)),
+    "average pool, ceil": lambda: between(fastlrp.AvgPool2d(2, 3, 1, ceil_mode=True)),
+    "adaptive average pool": lambda: between(fastlrp.AdaptiveAvgPool2d((3, 4))),
+    "adaptive max pool": lambda: between(fastlrp.AdaptiveMaxPool2d((5, 2))),
+    "global average pool": lambda: between(fastlrp.GlobalAvgPool2d()),
+    "upsample": lambda: between(fastlrp.Upsample((2, 1)), Conv2d(3, 2)),
+    "identity": lambda: between(fastlrp.Identity()),
+    "scale": lambda: between(fastlrp.Scale([1, -2, 0, 0.5], 0.25), ReLU()),
     "relu": lambda: between(ReLU()),
     "leaky relu": lambda: between(fastlrp.LeakyReLU(0.3)),
     "tanh": lambda: between(fastlrp.Tanh()),

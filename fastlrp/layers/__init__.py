@@ -22,14 +22,25 @@ from .base import Layer, WeightedLayer
 from .conv import Conv2d
 from .linear import Linear
 from .merge import Add, Concat, Multiply
-from .pool import AvgPool2d, MaxPool2d, SumPool2d
-from .reshape import Dropout, Flatten, Pad2d, Reshape, ToChannelsFirst, ToChannelsLast, Transpose
-from .scale import Format, Normalize
+from .pool import AdaptiveAvgPool2d, AdaptiveMaxPool2d, AvgPool2d, GlobalAvgPool2d, MaxPool2d, SumPool2d
+from .reshape import (
+    Dropout,
+    Flatten,
+    Identity,
+    Pad2d,
+    Reshape,
+    ToChannelsFirst,
+    ToChannelsLast,
+    Transpose,
+    Upsample,
+)
+from .scale import Format, Normalize, Scale
 from .value import Input, Value
 
 LAYERS: dict[str, type[Layer]] = {cls.__name__: cls for cls in (
-    Linear, Conv2d, SumPool2d, AvgPool2d, MaxPool2d, ReLU, ReLU6, Clip, LeakyReLU, PReLU, ELU, SELU, GELU, SiLU,
-    Hardswish, Hardsigmoid, Mish, Tanh, Sigmoid, Abs, Softplus, Flatten, Reshape, Transpose, ToChannelsFirst,
-    ToChannelsLast, Pad2d, Dropout, Format, Normalize, Add, Concat, Multiply)}
+    Linear, Conv2d, SumPool2d, AvgPool2d, MaxPool2d, GlobalAvgPool2d, AdaptiveAvgPool2d, AdaptiveMaxPool2d, ReLU, ReLU6,
+    Clip, LeakyReLU, PReLU, ELU, SELU, GELU, SiLU, Hardswish, Hardsigmoid, Mish, Tanh, Sigmoid, Abs, Softplus, Flatten,
+    Reshape, Transpose, ToChannelsFirst, ToChannelsLast, Pad2d, Upsample, Dropout, Identity, Scale, Format, Normalize,
+    Add, Concat, Multiply)}
 
 __all__ = ["LAYERS", "Input", "Layer", "Value", "WeightedLayer", *LAYERS]

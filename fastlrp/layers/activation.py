@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ..ops import real_array
 from ..reference import Array
 from ..shapes import as_number
 from .base import Layer, Shape
+from .scale import as_constants
 
 
 class Activation(Layer):
@@ -106,10 +106,9 @@ class PReLU(Layer):
 
     def __init__(self, slope: Any = 0.25, name: str | None = None):
         super().__init__(name)
-        slopes = real_array(slope, np.dtype(np.float64), "slope")
-        if slopes.ndim > 1 or not slopes.size or not np.isfinite(slopes).all():
-            raise ValueError(f"slope must be a finite number or one for each channel, got {slope!r}")
-        self.slope = slopes.tolist()
+        self.slope = as_constants(slope, "slope")
+        if np.ndim(self.slope) > 1:
+            raise ValueError(f"slope must be a number or one for each channel, got shape {np.shape(self.slope)}")
 
     def infer(self, in_shape: Shape) -> Shape:
         if np.size(self.slope) not in (1, in_shape[-1]):

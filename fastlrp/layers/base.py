@@ -16,12 +16,13 @@ import numpy as np
 
 from ..ops import PREPARING, real_array
 from ..reference import Array
-from ..shapes import Geometry, check_elements
+from ..shapes import Geometry, as_flag, check_elements
 from .value import Value
 
 Shape = tuple[int, ...]
 
 DRAWN_AT_ONCE = 1 << 20  # initial weights: doubles beside the whole array would take more than all else
+MOST_SHOWN = 8  # constants in a layer's repr
 MOST_PACKED = 32  # forms of one layer's weights kept: rules with ever new numbers must not fill the memory
 
 
@@ -113,9 +114,9 @@ class Layer:
         for key, value in self.config().items():
             value, default = _short(value), defaults[key]
             if default is inspect.Parameter.empty:
-                shown.append(repr(value))
+                shown.append(_text(value))
             elif value != default and not (default is None and value == _short(getattr(self, "kernel", None))):
-                shown.append(f"{key}={value!r}")
+                shown.append(f"{key}={_text(value)}")
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
@@ -124,6 +125,12 @@ def _short(value: Any) -> Any:
     while isinstance(value, tuple) and len(value) == 2 and value[0] == value[1]:
         value = value[0]
     return value
+
+
+def _text(value: Any) -> str:
+    """A value's repr, but for constants of many channels."""
+    count = np.size(value) if isinstance(value, list) else 0
+    return repr(value) if count <= MOST_SHOWN else f"<{count} numbers>"
 
 
 class WeightedLayer(Layer):
@@ -135,9 +142,7 @@ class WeightedLayer(Layer):
 
     def __init__(self, out: int, bias: bool, name: str | None):
         super().__init__(name)
-        if not isinstance(bias, (bool, np.bool_)):
-            raise TypeError(f"bias must be True or False, got {bias!r}")
-        self.out, self.use_bias = out, bool(bias)
+        self.out, self.use_bias = out, as_flag(bias, "bias")
         self.dtype = np.dtype(np.float32)
         self._parameters: dict[str, Array] = {}
         self._packed: dict[tuple[Any, ...], Any] = {}

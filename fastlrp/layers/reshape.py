@@ -1,4 +1,4 @@
-"""Layers that move values or let them through: Flatten, Reshape, Transpose, Pad2d, Dropout."""
+"""Layers that move values or let them through: Flatten, Reshape, Transpose, Pad2d, Upsample, Dropout, Identity."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..reference import Array
-from ..shapes import as_number, as_padding, as_size
+from ..shapes import Window, as_number, as_padding, as_pair, as_size
 from .base import Layer, Shape
 
 
@@ -137,6 +137,36 @@ class Pad2d(Layer):
         return ops.crop(g, self.padding)
 
 
+class Upsample(Layer):
+    """Each pixel of (N, H, W, C) as a block of `scale` pixels, an int or a pair (height, width): nearest neighbours.
+    The relevance of a pixel is the sum over its copies."""
+
+    kind = "upsample"
+    role = "route"
+    nonnegative = "as input"
+    keeps_range = True
+    options = ("scale",)
+    window: Window  # of its transpose, which adds up blocks
+
+    def __init__(self, scale: Any, name: str | None = None):
+        super().__init__(name)
+        self.scale = as_pair(scale, "scale")
+
+    def infer(self, in_shape: Shape) -> Shape:
+        if len(in_shape) != 3:
+            raise ValueError(f"expected an input of shape (height, width, channels), got {in_shape}")
+        height, width, channels = in_shape
+        out_shape = height * self.scale[0], width * self.scale[1], channels
+        self.window = Window.fit(out_shape, self.scale, self.scale, ((0, 0), (0, 0)))
+        return out_shape
+
+    def forward(self, ops: Any, x: Array) -> tuple[Array, Any]:
+        return ops.sum_pool_backward(self.window, x, np.ones(self.window.grid, ops.dtype)), None
+
+    def backward(self, ops: Any, g: Array, x: Array, kept: Any) -> Array:
+        return ops.sum_pool(self.window, g, np.ones(self.window.grid, ops.dtype))
+
+
 class Dropout(Layer):
     """While training, set each value to zero with probability `rate` and scale the others by 1 / (1 − rate);
     otherwise nothing. Source: Srivastava et al. 2014."""
@@ -162,3 +192,18 @@ class Dropout(Layer):
 
     def backward(self, ops: Any, g: Array, x: Array, kept: Any) -> Array:
         return g if kept is None else g * kept
+
+
+class Identity(Layer):
+    """Nothing: the input itself."""
+
+    kind = "identity"
+    nonnegative = "as input"
+    transparent = True
+    keeps_range = True
+
+    def forward(self, ops: Any, x: Array) -> tuple[Array, Any]:
+        return x, None
+
+    def backward(self, ops: Any, g: Array, x: Array, kept: Any) -> Array:
+        return g

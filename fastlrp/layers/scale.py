@@ -1,4 +1,5 @@
-"""Layers that bring the network's input to the range it was trained for. Relevance passes them unchanged."""
+"""Layers that scale and shift by constants: Format and Normalize bring the network's input to the range it was trained
+for, Scale may stand anywhere. Relevance passes them unchanged."""
 
 from __future__ import annotations
 
@@ -10,6 +11,14 @@ from ..ops import real_array
 from ..reference import Array
 from ..shapes import as_number
 from .base import Layer, Shape
+
+
+def as_constants(value: Any, name: str) -> Any:
+    """A finite number, or a nested list of such, as files hold them: from a number or a real array."""
+    array = real_array(value, np.dtype(np.float64), name)
+    if not array.size or not np.isfinite(array).all():
+        raise ValueError(f"{name} must hold finite numbers, got {value!r}")
+    return array.tolist()
 
 
 class Format(Layer):
@@ -64,3 +73,34 @@ class Normalize(Layer):
 
     def backward(self, ops: Any, g: Array, x: Array, kept: Any) -> Array:
         return ops.affine(g, over=self.std)
+
+
+class Scale(Layer):
+    """x · times + plus: constants, each a number, one for each channel, or of a sample's shape (axes of size 1 repeat).
+
+    Relevance passes: constants have no say. Training leaves them as they are.
+    """
+
+    kind = "scaling"
+    options = ("times", "plus")
+
+    def __init__(self, times: Any = 1.0, plus: Any = 0.0, name: str | None = None):
+        super().__init__(name)
+        self.times, self.plus = as_constants(times, "times"), as_constants(plus, "plus")
+        if min(np.min(self.times), np.min(self.plus)) >= 0:
+            self.nonnegative = "as input"
+
+    def infer(self, in_shape: Shape) -> Shape:
+        for name in ("times", "plus"):
+            shape = np.shape(getattr(self, name))
+            lacking = len(in_shape) - len(shape)
+            if lacking < 0 or any(a not in (1, b) for a, b in zip(shape, in_shape[lacking:], strict=True)):
+                raise ValueError(f"{name} of shape {shape} does not fit samples of shape {in_shape}: expected a "
+                                 f"number, one for each of the {in_shape[-1]} channels, or a sample's shape")
+        return in_shape
+
+    def forward(self, ops: Any, x: Array) -> tuple[Array, Any]:
+        return ops.affine(x, times=self.times, plus=self.plus), None
+
+    def backward(self, ops: Any, g: Array, x: Array, kept: Any) -> Array:
+        return ops.affine(g, times=self.times)

@@ -1,14 +1,16 @@
-/* Pooling over channels-last samples: rows of one sample's output (forward) or input (backward). No dilation.
+/* Pooling over channels-last samples: rows of one sample's output (forward) or input (backward). Maxima may be over
+ * dilated windows.
  *
  * Backward kernels gather: each input pixel asks the windows that hold it, in scan order, so that rows can be
  * split over threads without changing a bit. Channels are the inner loop.
  */
 #include <math.h>
 
-/* Window taps [*first, *last) that fall inside an axis of `size` from window origin `at`. */
-static inline void taps_inside(int64_t at, int64_t size, int64_t kernel, int64_t *first, int64_t *last) {
-    *first = flrp_max(0, -at);
-    *last = flrp_min(kernel, size - at);
+/* Window taps [*first, *last), `dilation` apart, that fall inside an axis of `size` from window origin `at`. */
+static inline void taps_inside(int64_t at, int64_t size, int64_t kernel, int64_t dilation, int64_t *first,
+                               int64_t *last) {
+    *first = at >= 0 ? 0 : flrp_ceil_div(-at, dilation);
+    *last = at + (kernel - 1) * dilation < size ? kernel : flrp_ceil_div(flrp_max(0, size - at), dilation);
 }
 
 /* VW where whole vectors may be read and written at a pixel's last channels, else 0: what they touch beyond it is
@@ -22,13 +24,13 @@ static void sum_pool(const flrp_window *w, int64_t row, int64_t rows, const floa
     for (int64_t y = row; y < row + rows; y++) {
         const int64_t top = y * w->stride_h - w->pad_top;
         int64_t ky0, ky1, kx0, kx1;
-        taps_inside(top, w->in_h, w->kernel_h, &ky0, &ky1);
+        taps_inside(top, w->in_h, w->kernel_h, 1, &ky0, &ky1);
         for (int64_t col = 0; col < w->out_w; col++) {
             const int64_t left = col * w->stride_w - w->pad_left;
             const float *in = x + (top * w->in_w + left) * channels;
             float *o = out + (y * w->out_w + col) * channels;
             const vf s = v_set1(scale[y * w->out_w + col]);
-            taps_inside(left, w->in_w, w->kernel_w, &kx0, &kx1);
+            taps_inside(left, w->in_w, w->kernel_w, 1, &kx0, &kx1);
             const int64_t last_tap = (top + ky1 - 1) * w->in_w + left + kx1 - 1;
             const int64_t spare = whole_vectors(w->out_w - 1 - col, w->in_h * w->in_w - 1 - last_tap, channels);
             for (int64_t c = 0; c < channels; c += VW) {
@@ -138,12 +140,12 @@ static void max_pool(const flrp_window *w, int64_t row, int64_t rows, const floa
     for (int64_t y = row; y < row + rows; y++) {
         const int64_t top = y * w->stride_h - w->pad_top;
         int64_t ky0, ky1, kx0, kx1;
-        taps_inside(top, w->in_h, w->kernel_h, &ky0, &ky1);
+        taps_inside(top, w->in_h, w->kernel_h, w->dilation_h, &ky0, &ky1);
         for (int64_t col = 0; col < w->out_w; col++) {
             const int64_t left = col * w->stride_w - w->pad_left, at = (y * w->out_w + col) * channels;
             float *o = out + at;
             int32_t *win = winner + at;
-            taps_inside(left, w->in_w, w->kernel_w, &kx0, &kx1);
+            taps_inside(left, w->in_w, w->kernel_w, w->dilation_w, &kx0, &kx1);
             for (int64_t c = 0; c < channels; c++) {
                 o[c] = -INFINITY;
                 win[c] = -1; /* a window wholly in the padding has no winner */
@@ -151,7 +153,7 @@ static void max_pool(const flrp_window *w, int64_t row, int64_t rows, const floa
             for (int64_t ky = ky0; ky < ky1; ky++)
                 for (int64_t kx = kx0; kx < kx1; kx++) {
                     const float *in =
-                        x + ((top + ky) * w->in_w + left + kx) * channels;
+                        x + ((top + ky * w->dilation_h) * w->in_w + left + kx * w->dilation_w) * channels;
                     const int32_t tap = (int32_t)(ky * w->kernel_w + kx);
                     for (int64_t c = 0; c < channels; c++) {
                         const int wins = (in[c] > o[c]) | (in[c] != in[c]) | (win[c] < 0);
@@ -166,17 +168,23 @@ static void max_pool(const flrp_window *w, int64_t row, int64_t rows, const floa
 static void max_pool_backward(const flrp_window *w, int64_t row, int64_t rows, const float *g, const int32_t *winner,
                               float *out) {
     const int64_t channels = w->channels;
+    const int64_t reach_h = (w->kernel_h - 1) * w->dilation_h + 1, reach_w = (w->kernel_w - 1) * w->dilation_w + 1;
+    const int dilated = w->dilation_h > 1 || w->dilation_w > 1;
     holders v = {0, -1};
     for (int64_t y = row; y < row + rows; y++) {
         holders h = {0, -1};
-        move_on(&v, y, w->stride_h, w->pad_top, w->kernel_h, w->out_h);
+        move_on(&v, y, w->stride_h, w->pad_top, reach_h, w->out_h);
         for (int64_t x = 0; x < w->in_w; x++) {
             float *o = out + (y * w->in_w + x) * channels;
-            move_on(&h, x, w->stride_w, w->pad_left, w->kernel_w, w->out_w);
+            move_on(&h, x, w->stride_w, w->pad_left, reach_w, w->out_w);
             for (int64_t c = 0; c < channels; c++) o[c] = 0;
             for (int64_t oy = v.first; oy <= v.last; oy++)
                 for (int64_t ox = h.first; ox <= h.last; ox++) {
-                    const int64_t ky = y + w->pad_top - oy * w->stride_h, kx = x + w->pad_left - ox * w->stride_w;
+                    int64_t ky = y + w->pad_top - oy * w->stride_h, kx = x + w->pad_left - ox * w->stride_w;
+                    if (dilated) {
+                        if (ky % w->dilation_h || kx % w->dilation_w) continue; /* between the taps */
+                        ky /= w->dilation_h, kx /= w->dilation_w;
+                    }
                     const int64_t at = (oy * w->out_w + ox) * channels;
                     const int32_t tap = (int32_t)(ky * w->kernel_w + kx);
                     for (int64_t c = 0; c < channels; c++) o[c] += winner[at + c] == tap ? g[at + c] : 0;
