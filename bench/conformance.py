@@ -15,8 +15,9 @@ Needs requirements-peers.txt and onnx, onnxscript. For every network, with weigh
       float64     fastlrp's float64 twin against zennit's float64: what rounding does not blur, so whether both mean
                   the same thing
     Relevance starts as the logit of the class with the largest one (a map: of that class everywhere), for both.
-  conservation  Σ relevance of the input / Σ at the start, for the same network without biases and shifts, ε = 0, on
-                the twin; what is missing is what parts with zero denominators drop
+  conservation  for the same network without biases and shifts, ε = 0, on the twin: Σ relevance of the input over Σ at
+                the start (kept), and by how much it differs from what parts with zero denominators have left (off).
+                Not for gradients, of which ExcitationBackprop's activations have some
   time          of one explanation of 4 images by EpsilonPlusFlat: an indication, peers.py measures
 
 zennit is given what it has rules for: additions are its Sum, gates constant factors that relevance passes, BatchNorm is
@@ -28,6 +29,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import logging
 import sys
 import tempfile
 import time
@@ -38,6 +40,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import dropping
 import harness
 import numpy as np
 import torch
@@ -51,7 +54,7 @@ from fastlrp.composites import PRESETS, Composite, EpsilonGammaBox
 SIZES = {"U-Net": 128}  # of inputs; others: 224
 BOUNDS = (-2.5, 2.5)  # of zoo.images
 IMAGES, AT_ONCE, TIMED = 8, 4, 4
-FORWARD, RELEVANCE, SAME = 1e-4, 1e-3, 1e-6  # the largest errors that conform
+FORWARD, RELEVANCE, SAME, OFF = 1e-4, 1e-3, 1e-6, 1e-6  # the largest errors that conform
 
 
 @dataclass
@@ -78,12 +81,13 @@ class Found:
     parameters: int
     forward: dict[str, float]  # by importer
     relevance: list[Row] = field(default_factory=list)
-    conservation: dict[str, float] = field(default_factory=dict)
+    conservation: dict[str, tuple[float, float]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def conforms(self) -> bool:
-        return max(self.forward.values()) <= FORWARD and all(row.conforms for row in self.relevance)
+        return (max(self.forward.values()) <= FORWARD and all(row.conforms for row in self.relevance)
+                and all(off <= OFF for _, off in self.conservation.values()))
 
 
 def errors(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
@@ -161,16 +165,16 @@ def relevance_rows(net: fastlrp.Network, judge: Judge, bar: tqdm) -> Iterator[Ro
         bar.update()
 
 
-def conservation(make: Callable[[], Any], x: torch.Tensor) -> dict[str, float]:
-    """By composite: Σ R in / Σ R out of the network without biases."""
+def conservation(make: Callable[[], Any], x: torch.Tensor) -> dict[str, tuple[float, float]]:
+    """By composite: Σ R in / Σ R out of the network without biases, and what of it nothing accounts for."""
     model = zoo.trained_like(make(), size=x.shape[-1], biases=False)
     twin, found = fastlrp.from_torch(model, x[:1]).to_numpy(), {}
     with torch.no_grad():
         start = logits_of_the_best(model(x[:1])).double().numpy()
     for name in fastlrp.composites.names():
-        if name not in zennit_zoo.GRADIENTS:
-            relevance = twin.explain(x[:1].numpy(), composite=without_epsilon(preset(name)), start=start).relevance
-            found[name] = float(relevance.sum() / start.sum())
+        if name not in (*zennit_zoo.GRADIENTS, "excitation_backprop"):
+            kept, dropped = dropping.kept_and_dropped(twin, x[:1].numpy(), without_epsilon(preset(name)), start)
+            found[name] = kept / start.sum(), abs(kept + dropped - start.sum()) / abs(start.sum())
     return found
 
 
@@ -223,12 +227,13 @@ def table(found: Found) -> str:
              "  forward: " + ", ".join(f"{error:.1e} by {name}" for name, error in found.forward.items()),
              f"  EpsilonPlusFlat, {TIMED} images: {found.seconds['fastlrp']:.2f} s, zennit "
              f"{found.seconds['zennit']:.2f} s, {ratio:.1f} times",
-             f"  {'composite':<28}{'ours':>10}{'zennit':>10}{'float64':>10}{'kept':>10}"]
+             f"  {'composite':<28}{'ours':>10}{'zennit':>10}{'float64':>10}{'kept':>12}{'off':>10}"]
     for row in found.relevance:
-        kept = f"{found.conservation[row.composite]:.6f}" if row.composite in found.conservation else "–"
+        kept, off = found.conservation.get(row.composite, (None, None))
+        sums = "" if kept is None else f"{kept:>12.6f}{off:>10.1e}"
         mark = "" if row.conforms else "  does not conform"
         note = "  rounding decides between units" if row.conforms and row.ours > RELEVANCE else ""
-        lines.append(f"  {row.composite:<28}{row.ours:>10.1e}{row.zennit:>10.1e}{row.float64:>10.1e}{kept:>10}"
+        lines.append(f"  {row.composite:<28}{row.ours:>10.1e}{row.zennit:>10.1e}{row.float64:>10.1e}{sums}"
                      f"{mark}{note}")
     return "\n".join(lines)
 
@@ -240,6 +245,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
     torch.set_num_threads(fastlrp.get_num_threads())
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision
     names = [name for name in zoo.ZOO if options.only in name]
     about, results = harness.machine(), []
     print(", ".join(f"{key}: {value}" for key, value in about.items()))
