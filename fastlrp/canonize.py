@@ -120,7 +120,7 @@ class _Folding:
     def _maps(self, i: int) -> tuple[Array, Array]:
         """Scale and shift for every element of a sample, (1, ...)."""
         layer: Any = self.nodes[i].layer
-        scale, shift = (np.broadcast_to(a, (1, *layer.out_shape)).copy() for a in layer.affine())
+        scale, shift = (np.broadcast_to(a, (1, *layer.out_shape)).copy() for a in layer.affine(np.dtype(np.float64)))
         return scale, shift
 
 
