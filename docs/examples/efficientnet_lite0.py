@@ -109,7 +109,9 @@ for name, logits in zip(samples.filenames, net.forward(x), strict=True):
 
 columns = [viz.image(pictures)]
 for composite in ("epsilon_plus_flat", fastlrp.composites.EpsilonGammaBox(-127 / 128, 1)):
-    relevance = np.moveaxis(net.explain(x, composite=composite).relevance, 1, -1)
-    columns.append(viz.heatmap(viz.soften(relevance.sum(-1, keepdims=True), 1)))
+    relevance = net.explain(x, composite=composite).relevance.sum(1)[..., None]
+    maps = viz.soften(viz.soften(relevance))  # twice: the first convolution's stride of 2 shows in single pixels
+    maps /= np.quantile(np.abs(maps), 0.995, axis=(1, 2, 3), keepdims=True)  # few pixels are far above all others
+    columns.append(viz.heatmap(maps, normalize=1.0))
 rows = [list(row) for row in zip(*columns, strict=True)]
 print(viz.save((sys.argv[1:] or ["efficientnet_lite0.png"])[0], viz.grid(rows)))
