@@ -12,6 +12,7 @@ import numpy as np
 from ..reference import Array
 from ..shapes import Run, Window, adaptive_runs, as_flag, as_number, as_padding, as_pair, check_elements
 from .base import Layer, Shape
+from .conv import Conv2d
 
 
 class Pooling(Layer):
@@ -103,6 +104,14 @@ class Sums(Pooling):
 
     def backward(self, ops: Any, g: Array, x: Array, kept: Any) -> Array:
         return ops.sum_pool_backward(self.window, g, self._scales_in(ops.dtype))
+
+    def as_convolution(self, dtype: np.dtype) -> Layer:
+        """Σ over each window, without the scale, as a convolution of ones: to this, rules of linear layers apply."""
+        channels = self.in_shape[2]
+        found = Conv2d(channels, self.kernel, self.stride, self.window.padding, groups=channels, bias=False)
+        found.build(self.in_shape)
+        found.weight = np.ones(found.weight_shape)
+        return found.astype(dtype)
 
     def norm(self, ops: Any, quotients: Array, x: Array) -> Array:
         """x · backward(quotients): how the Norm rule brings relevance down."""
