@@ -169,10 +169,10 @@ typedef struct {
 /* in and out are slots (-1: absent), as each kernel above takes them:
  * PRODUCT: operands, factors, bias = constants[0]; SUM_POOL: x, scale = constants[0]; SUM_POOL_BACKWARD: g, factor;
  * MAX_POOL: x to out and winner (int32); MAX_POOL_BACKWARD: g, winner; MAX_POOL_SHARE: g, x, y; RATIO: sums or (absent)
- * constants[1] for every sample, bias = constants[0]; GAMMA: p, q, z to a and b, bias = constants[0]; ACTIVATION: x; ACTIVATION_BACKWARD: x,
- * g; PICK: outputs, kind 0: their value at the class, 1: one; AFFINE: (x - constants[0]) * [1] / [2] + [3], `channels`
- * of each; COMBINE: two, kind 0: their sum, 1: product; COPY: x to where `copy` says; kind 1: `parameter` everywhere
- * else. */
+ * constants[1] for every sample, bias = constants[0]; GAMMA: p, q, z to a and b, bias = constants[0]; ACTIVATION: x;
+ * ACTIVATION_BACKWARD: x, g; PICK: outputs, kind 0: their value at the class, 1: one; AFFINE: (x - constants[0]) * [1] /
+ * [2] + [3], `channels` of each; COMBINE: two, kind 0: their sum, 1: product; COPY: x to where `copy` says; kind 1:
+ * `parameter` everywhere else. */
 enum {
     FLRP_STEP_PRODUCT, FLRP_STEP_SUM_POOL, FLRP_STEP_SUM_POOL_BACKWARD, FLRP_STEP_MAX_POOL,
     FLRP_STEP_MAX_POOL_BACKWARD, FLRP_STEP_MAX_POOL_SHARE, FLRP_STEP_RATIO, FLRP_STEP_GAMMA, FLRP_STEP_ACTIVATION,

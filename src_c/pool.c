@@ -60,9 +60,12 @@ static int attains(float value, float maximum) { return value == maximum || valu
 static float share(const flrp_window *w, int64_t oy, int64_t ox, int64_t c, const float *x, float maximum, float g) {
     const int64_t top = oy * w->stride_h - w->pad_top, left = ox * w->stride_w - w->pad_left;
     int64_t ties = 0;
-    for (int64_t row = flrp_max(0, top); row < flrp_min(w->in_h, top + w->kernel_h); row++)
-        for (int64_t col = flrp_max(0, left); col < flrp_min(w->in_w, left + w->kernel_w); col++)
-            ties += attains(x[(row * w->in_w + col) * w->channels + c], maximum);
+    for (int64_t ky = 0; ky < w->kernel_h; ky++)
+        for (int64_t kx = 0; kx < w->kernel_w; kx++) {
+            const int64_t row = top + ky * w->dilation_h, col = left + kx * w->dilation_w;
+            if (row >= 0 && row < w->in_h && col >= 0 && col < w->in_w)
+                ties += attains(x[(row * w->in_w + col) * w->channels + c], maximum);
+        }
     return g / (float)ties;
 }
 
@@ -70,6 +73,7 @@ static float share(const flrp_window *w, int64_t oy, int64_t ox, int64_t c, cons
 static void max_share_task(void *context, int64_t task, int thread) {
     const job *j = context;
     const flrp_window *w = j->w;
+    const int64_t reach_h = (w->kernel_h - 1) * w->dilation_h + 1, reach_w = (w->kernel_w - 1) * w->dilation_w + 1;
     int64_t s, first, rows;
     (void)thread;
     split(j, task, &s, &first, &rows);
@@ -81,8 +85,9 @@ static void max_share_task(void *context, int64_t task, int thread) {
         const int64_t lowest = flrp_min(w->out_h - 1, row / w->stride_h);
         const int64_t rightmost = flrp_min(w->out_w - 1, col / w->stride_w);
         float sum = 0;
-        for (int64_t oy = lowest; oy >= 0 && oy * w->stride_h + w->kernel_h > row; oy--)
-            for (int64_t ox = rightmost; ox >= 0 && ox * w->stride_w + w->kernel_w > col; ox--) {
+        for (int64_t oy = lowest; oy >= 0 && row - oy * w->stride_h < reach_h; oy--)
+            for (int64_t ox = rightmost; ox >= 0 && col - ox * w->stride_w < reach_w; ox--) {
+                if ((row - oy * w->stride_h) % w->dilation_h || (col - ox * w->stride_w) % w->dilation_w) continue;
                 const int64_t at = (oy * w->out_w + ox) * w->channels + c;
                 if (attains(x[i], y[at])) sum += share(w, oy, ox, c, x, y[at], g[at]);
             }

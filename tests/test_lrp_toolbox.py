@@ -268,7 +268,7 @@ def test_all_unsupported_layers_are_named(content, parts, read):
 
 @pytest.mark.parametrize(("shape", "error"), [
     ((3, 3), FormatError), ((3, 3, 2), FormatError), ((9,), FormatError), ((2, 3, 1), FormatError),
-    ((5, 5, 1), FormatError), ((0, 3, 1), ValueError), ((), FormatError), ((3.0, 3, 1), TypeError), (9, TypeError),
+    ((5, 5, 1), FormatError), ((0, 3, 1), ValueError), ((), ValueError), ((3.0, 3, 1), TypeError), (9, TypeError),
     ("331", TypeError), (None, TypeError)], ids=repr)
 def test_input_shapes_that_do_not_fit(shape, error, read):
     with pytest.raises(error, match="input_shape") as found:

@@ -25,6 +25,7 @@ TARGETS = {"two classes": np.array(["no", "yes"])[np.minimum(CLASS, 1)], "three 
            "labels": np.stack([CLASS > 0, CLASS > 1, X[:, 4] > 3], axis=1).astype(int),
            "regression": X[:, 1] * 0.3 - X[:, 3], "two regressions": X[:, 1:3] * 0.3}
 SCALERS = {"none": [], "standard": [StandardScaler()], "range": [MinMaxScaler((-1, 2))],
+           "clipped": [MinMaxScaler(clip=True)], "clipped range": [MinMaxScaler((-2, 3), clip=True)],
            "mean alone": [StandardScaler(with_std=False)], "deviation alone": [StandardScaler(with_mean=False)],
            "neither": [StandardScaler(with_mean=False, with_std=False)],
            "three": [MinMaxScaler(), StandardScaler(), MinMaxScaler((0, 5))]}
@@ -152,11 +153,6 @@ def test_a_regressor_of_counts_is_unsupported():
     model.set_params(loss="poisson").fit(X, CLASS)
     with pytest.raises(fastlrp.UnsupportedError, match="MLPRegressor with the output function 'exp'"):
         fastlrp.from_sklearn(model)
-
-
-def test_a_scaler_that_clips_is_unsupported():
-    with pytest.raises(fastlrp.UnsupportedError, match=r"step 'minmaxscaler' \(MinMaxScaler\) with clip=True"):
-        fastlrp.from_sklearn(make_pipeline(MinMaxScaler(clip=True), MLPClassifier()))
 
 
 @pytest.mark.parametrize(("model", "part"), [

@@ -24,7 +24,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -33,9 +33,9 @@ import numpy as np
 
 from ..errors import FormatError, UnsupportedError
 from ..layers import Conv2d, Flatten, Layer, Linear, MaxPool2d, ReLU, SumPool2d, Tanh
+from ..layers.value import as_shape
 from ..network import Network
 from ..reference import Array
-from ..shapes import as_size
 
 Shape = tuple[int, ...]
 
@@ -67,9 +67,7 @@ def from_lrp_toolbox(path: str | os.PathLike[str], input_shape: Sequence[int]) -
     numbers, numbers that are not finite in float32, lines that are cut off. UnsupportedError, a FormatError, lists all
     layers that the format does not have, and a SoftMax elsewhere. OSError where the file cannot be read.
     """
-    if isinstance(input_shape, str) or not isinstance(input_shape, Iterable):
-        raise TypeError(f"input_shape must be a tuple of sizes without the batch, got {input_shape!r}")
-    shape = tuple(as_size(size, "input_shape") for size in input_shape)
+    shape = as_shape(input_shape, "input_shape")
     with open(path, "rb") as file:
         reader = _Reader(os.fsdecode(path), file)
         entries = reader.scan()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UnsupportedError
-from ..layers import Layer, Linear, Normalize, ReLU, Sigmoid, Tanh
+from ..layers import Clip, Layer, Linear, Normalize, ReLU, Sigmoid, Tanh
 from ..network import Network
 
 ACTIVATIONS: dict[str, type[Layer]] = {"logistic": Sigmoid, "tanh": Tanh, "relu": ReLU}  # beside "identity"
@@ -62,7 +62,6 @@ def _check(steps: list[tuple[str, Any]]) -> None:
 
     *scalers, (label, last) = steps
     unsupported = [name for name, step in scalers if not isinstance(step, (StandardScaler, MinMaxScaler))]
-    unsupported += [f"{name} with clip=True" for name, step in scalers if getattr(step, "clip", False)]
     if not isinstance(last, (MLPClassifier, MLPRegressor)):
         unsupported.append(f"{label} at the end" if scalers else label)
     elif getattr(last, "out_activation_", "identity") not in OUTPUTS:
@@ -85,6 +84,8 @@ def _scaling(scaler: Any) -> Iterator[Layer]:
         yield Normalize(scaler.mean_ if scaler.with_mean else 0.0, scaler.scale_ if scaler.with_std else 1.0)
     else:
         yield Normalize(-scaler.min_ / scaler.scale_, 1 / scaler.scale_)  # x · scale_ + min_
+        if scaler.clip:
+            yield Clip(*scaler.feature_range)
 
 
 def _dense(perceptron: Any, weights: list[Any]) -> Iterator[Layer]:
