@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from .graph import Graph, Trace
-from .layers import Layer, MaxPool2d, SumPool2d, WeightedLayer
+from .layers import Layer, WeightedLayer
+from .layers.pool import Maxima, Sums
 from .reference import Array, Operand, weight_part
 from .rules import (
     AlphaBeta,
@@ -64,7 +65,7 @@ def make_plan(graph: Graph, rules: Sequence[Rule], convention: Convention) -> Pl
     if convention.pools_as_convolutions:
         rules = [_of_sum(node.layer, rule, convention) for node, rule in zip(graph.nodes, rules, strict=True)]
         pools = {i: node.layer.as_convolution(graph.ops.dtype) for i, node in enumerate(graph.nodes)
-                 if isinstance(node.layer, SumPool2d) and isinstance(rules[i], LinearRule)}
+                 if isinstance(node.layer, Sums) and node.layer.even and isinstance(rules[i], LinearRule)}
     for i, (node, rule) in enumerate(zip(graph.nodes, rules, strict=True)):
         if not _applies(pools.get(i, node.layer), rule):
             raise ValueError(f"rule {rule} does not apply to layer {node.name!r} ({node.layer!r})")
@@ -74,7 +75,7 @@ def make_plan(graph: Graph, rules: Sequence[Rule], convention: Convention) -> Pl
 
 def _of_sum(layer: Layer, rule: Rule, convention: Convention) -> Rule:
     """A sum pool's Norm or Epsilon with its own stabiliser, as the rule of a convolution."""
-    if not isinstance(layer, SumPool2d) or not isinstance(rule, (Norm, Epsilon)):
+    if not isinstance(layer, Sums) or not layer.even or not isinstance(rule, (Norm, Epsilon)):
         return rule
     return Epsilon(convention.sum_epsilon if rule.epsilon is None else rule.epsilon)
 
@@ -160,7 +161,7 @@ class _Run:
             return self.ops.activation("relu", relevance)
         if isinstance(rule, Pass) and layer.role != "route":
             return relevance
-        if isinstance(rule, Pass) and isinstance(layer, MaxPool2d) and self.plan.convention.ties_share:
+        if isinstance(rule, Pass) and isinstance(layer, Maxima) and self.plan.convention.ties_share:
             return self.ops.max_pool_share(layer.window, relevance, x, self.trace.values[self.graph.first + index])
         back = layer.backward(self.ops, relevance, x, self.trace.kept[index])
         return self.ops.activation("relu", back) if isinstance(rule, PositiveGradient) else back

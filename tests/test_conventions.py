@@ -167,7 +167,8 @@ POOL_RULES = {
 
 @pytest.mark.parametrize("rule", POOL_RULES, ids=str)
 @pytest.mark.parametrize("pool", [F.SumPool2d((1, 3), scale="sqrt"), F.SumPool2d((1, 3), scale=7.0),
-                                  F.SumPool2d((1, 3), scale=-1.0), F.AvgPool2d((1, 3))], ids=repr)
+                                  F.SumPool2d((1, 3), scale=-1.0), F.AvgPool2d((1, 3)), F.GlobalAvgPool2d(),
+                                  F.AdaptiveAvgPool2d(1)], ids=repr)
 @pytest.mark.parametrize("precision", ["highest", "float64"])
 def test_sum_pools_take_the_rule_of_convolutions(rule, pool, precision):
     """On the sum itself, whatever the pool scales it by."""
@@ -178,6 +179,19 @@ def test_sum_pools_take_the_rule_of_convolutions(rule, pool, precision):
     expected = np.array(POOL_RULES[rule], float)
     if rule == AlphaBeta(2, 1, None):
         expected = np.array([2 * 12 * 1 / 4, 2 * 12 * 3 / 4, -12.0])
+    np.testing.assert_allclose(found.ravel(), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("pool", "x", "start", "expected"), [
+    (F.SumPool2d((1, 2), ceil_mode=True), [1, 3, -2], [8, 5], [2, 6, 5]),
+    (F.AvgPool2d((1, 2), padding=((0, 0), (1, 0))), [1, 3, -2], [8, 5], [8, 15, -10]),
+    (F.AdaptiveAvgPool2d((1, 2)), [1, 3, -2], [8, 5], [2, 6 + 15, -10]),
+    (F.AdaptiveAvgPool2d((1, 3)), [1, 3, -2, 4, 5], [8, 5, 9], [2, 6 + 3, -2, 4 + 4, 5]),  # uneven: by the Norm rule
+], ids=repr)
+def test_windows_of_sum_pools(pool, x, start, expected):
+    net = F.Network([type(pool)(**pool.config())], (1, len(x), 1))
+    found = net.explain(np.reshape(x, (1, 1, -1, 1)), composite=Uniform(Epsilon(1e-9)), compat="lrp_toolbox",
+                        start=np.reshape(start, (1, 1, -1, 1))).relevance
     np.testing.assert_allclose(found.ravel(), expected, rtol=1e-5)
 
 

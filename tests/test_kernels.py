@@ -320,7 +320,7 @@ def test_pools(isa: str, name: str, verb: str) -> None:
             compare(POOLS[verb], window, pool_operands(window, n, draw), exact)
 
 
-@pytest.mark.parametrize("verb", ["max", "max back"])
+@pytest.mark.parametrize("verb", ["max", "max back", "max back, ties share"])
 @pytest.mark.parametrize("name", DILATED)
 def test_maxima_of_dilated_windows(isa: str, name: str, verb: str) -> None:
     """Integers bring ties; the way back skips what lies between the taps."""

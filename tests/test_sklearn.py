@@ -75,7 +75,7 @@ def test_perceptrons(kind, activation, hidden):
 def test_scalers(kind, scalers):
     model = fitted(kind, SCALERS[scalers])
     net = fastlrp.from_sklearn(model)
-    assert [layer.role for layer in net.layers].count("scale") == len(SCALERS[scalers])
+    assert [layer.kind for layer in net.layers].count("scaling") == len(SCALERS[scalers])
     assert_same_predictions(net, model, kind, X * 1.5)  # beyond the range that was fitted
 
 
@@ -91,9 +91,10 @@ def test_constant_features():
 def test_a_network_like_any_other(tmp_path):
     model = fitted("three classes", SCALERS["three"])
     net = fastlrp.from_sklearn(model)
-    found = net.explain(X, composite=fastlrp.composites.Uniform(fastlrp.rules.Epsilon(1e-9)), layers=True)
-    assert found.relevance.shape == X.shape
-    np.testing.assert_array_equal(found.relevance, found.layers["normalize3"])  # scalers pass relevance
+    for composite in ("epsilon_plus", "excitation_backprop", "deep_taylor"):
+        found = net.explain(X, composite=composite, layers=True)
+        assert found.relevance.shape == X.shape
+        np.testing.assert_array_equal(found.relevance, found.layers["scaling3"])  # which scalers pass on
     net.test(X)
     net.save(tmp_path / "net.npz")
     np.testing.assert_array_equal(fastlrp.load(tmp_path / "net.npz").forward(X), net.forward(X))
@@ -101,6 +102,15 @@ def test_a_network_like_any_other(tmp_path):
     net.fit(X, CLASS, epochs=2)
     assert not np.array_equal(net.forward(X), before)
     assert_same_predictions(fastlrp.from_sklearn(model), model, "three classes")  # its weights are its own
+
+
+def test_features_are_not_taken_for_pixels():
+    """Scalers imply no bounds of the features: deep Taylor is w² on the first layer."""
+    net = fastlrp.from_sklearn(fitted("three classes", SCALERS["three"]))
+    assert net.input_bounds() is None
+    rule = fastlrp.composites.DeepTaylor().override({"linear1": fastlrp.rules.WSquare(None, bias=False)})
+    np.testing.assert_array_equal(net.explain(X, composite="deep_taylor").relevance,
+                                  net.explain(X, composite=rule).relevance)
 
 
 def test_relevance_by_hand():

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UnsupportedError
-from ..layers import Clip, Layer, Linear, Normalize, ReLU, Sigmoid, Tanh
+from ..layers import Clip, Layer, Linear, ReLU, Scale, Sigmoid, Tanh
 from ..network import Network
 
 ACTIVATIONS: dict[str, type[Layer]] = {"logistic": Sigmoid, "tanh": Tanh, "relu": ReLU}  # beside "identity"
@@ -76,14 +76,15 @@ def _check(steps: list[tuple[str, Any]]) -> None:
 
 
 def _scaling(scaler: Any) -> Iterator[Layer]:
-    """A scaler as layers of (x − mean) / std, and its clipping."""
+    """A scaler as x · times + plus, and its clipping. Not as Normalize, which takes its inputs to lie in [0, 1]."""
     from sklearn.preprocessing import StandardScaler
 
     if isinstance(scaler, StandardScaler):
-        # Its mean_ and scale_ may be there without being used.
-        yield Normalize(scaler.mean_ if scaler.with_mean else 0.0, scaler.scale_ if scaler.with_std else 1.0)
+        # mean_ and scale_ may be there without being used.
+        times = 1 / scaler.scale_ if scaler.with_std else 1.0
+        yield Scale(times, -scaler.mean_ * times if scaler.with_mean else 0.0)
     else:
-        yield Normalize(-scaler.min_ / scaler.scale_, 1 / scaler.scale_)  # x · scale_ + min_
+        yield Scale(scaler.scale_, scaler.min_)
         if scaler.clip:
             yield Clip(*scaler.feature_range)
 

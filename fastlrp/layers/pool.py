@@ -21,6 +21,11 @@ class Pooling(Layer):
     nonnegative = "as input"
     window: Window
 
+    @property
+    def even(self) -> bool:
+        """Whether all windows have one size, and one distance: they slide then."""
+        return True
+
 
 class Sliding(Pooling):
     """Windows a stride apart, which defaults to the kernel; padding as in Conv2d, "same" included.
@@ -72,7 +77,6 @@ class Adaptive(Pooling):
 
     @property
     def even(self) -> bool:
-        """Whether all windows have one size, and one distance: they slide then."""
         return len(self.runs[0]) == len(self.runs[1]) == 1
 
 
@@ -106,9 +110,12 @@ class Sums(Pooling):
         return ops.sum_pool_backward(self.window, g, self._scales_in(ops.dtype))
 
     def as_convolution(self, dtype: np.dtype) -> Layer:
-        """Σ over each window, without the scale, as a convolution of ones: to this, rules of linear layers apply."""
-        channels = self.in_shape[2]
-        found = Conv2d(channels, self.kernel, self.stride, self.window.padding, groups=channels, bias=False)
+        """Σ over each window, without the factor, as a convolution of ones: to this, rules of linear layers apply.
+
+        Windows must be even.
+        """
+        window, channels = self.window, self.in_shape[2]
+        found = Conv2d(channels, window.kernel, window.stride, window.padding, groups=channels, bias=False)
         found.build(self.in_shape)
         found.weight = np.ones(found.weight_shape)
         return found.astype(dtype)
