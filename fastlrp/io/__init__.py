@@ -41,9 +41,8 @@ from .description import (
     parse,
 )
 from .onnx import from_onnx
-from .torch import from_torch
 
-__all__ = ["from_onnx", "from_torch", "load", "load_params", "save", "save_params"]
+__all__ = ["from_onnx", "load", "load_params", "save", "save_params"]
 
 Path = str | os.PathLike[str]
 
