@@ -222,8 +222,6 @@ BROKEN: dict[str, tuple[Callable[[], bytes], str]] = {
                                       node("Add", "x p", "y")], {"c": ints(1 << 20, 1 << 20)}), "asks for more memory"),
     "a huge matrix": (lambda: model([node("ConstantOfShape", "c", "w"), node("MatMul", "x w", "y")],
                                     {"c": ints(7, 1 << 30)}, {"x": (1, 7)}), "asks for more memory"),
-    "a huge image as constant": (lambda: model([node("Add", "x c", "y")], {"c": W(1, 1 << 12)},
-                                               {"x": (1, 3, 1 << 12, 1 << 12)}), "asks for more memory"),
     "one weight for many layers": (lambda: model(
         [node("Conv", "x w", f"c{i}", pads=[i, 0, 0, 0]) for i in range(1, 400)] +
         [node("Concat", " ".join(f"c{i}" for i in range(1, 400)), "y", axis=2)], {"w": W(300, 30, 3, 3)},
@@ -285,7 +283,7 @@ UNSUPPORTED: dict[str, tuple[Callable[[], bytes], str]] = {
     "computed weights": (lambda: model([node("Conv", "x x", "y")]), "weights that depends on the network's input"),
     "a product of matrices": (lambda: model([node("MatMul", "x x", "y")]), "MatMul"),
     "a matrix on images": (lambda: single("MatMul", W(5, 2)), r"a matrix product on samples of shape \(3, 6, 5\)"),
-    "a dilated pool": (lambda: single("MaxPool", kernel_shape=[2, 2], dilations=[2, 2]), "dilation .*: only 1"),
+    "a dilated mean": (lambda: single("AveragePool", opset=19, kernel_shape=[2, 2], dilations=[2, 2]), "dilations .*: only 1"),
     "indices of a pool": (lambda: model([node("MaxPool", "x", "p i", kernel_shape=[2, 2]), node("Flatten", "i", "y")]),
                           "MaxPool .* its output 'i': only the first one"),
     "a norm in training": (lambda: single("BatchNormalization", W(3), W(3), W(3), abs(W(3)), training_mode=1),
@@ -353,11 +351,11 @@ def test_unsupported_operators(name: str) -> None:
 def test_all_unsupported_operators_are_named_at_once() -> None:
     """Also those that read what another one should have made, and those in parallel branches; others are not."""
     data = model([node("Foo", "x", "a"), node("Relu", "a", "b"), node("Bar", "b", "c"), node("Conv", "x w", "d", dilations=[1, 1]),
-                  node("MaxPool", "x", "e", kernel_shape=[2, 2], dilations=[2, 2]), node("Concat", "c d e", "y", axis=1)],
+                  node("Softmax", "x", "e", axis=1), node("Concat", "c d e", "y", axis=1)],
                  {"w": W(4, 3, 3, 3)})
     with pytest.raises(UnsupportedError) as found:
         fastlrp.from_onnx(data)
-    assert [line.split(" (node")[0].strip() for line in str(found.value).split("\n")[1:-1]] == ["Foo", "MaxPool", "Bar"]
+    assert [line.split(" (node")[0].strip() for line in str(found.value).split("\n")[1:-1]] == ["Foo", "Softmax", "Bar"]
 
 
 # ---- external data ----

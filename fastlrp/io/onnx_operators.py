@@ -161,7 +161,7 @@ def _global_max_pool(b: Builder, node: Node, inputs: list[Any]) -> Any:
 @operator("ReduceMean", 1, 2)
 def _reduce_mean(b: Builder, node: Node, inputs: list[Any]) -> Any:
     x, axes, keepdims = inputs[0], axes_of(node, inputs), node.flag("keepdims", True)
-    if not axes and node.flag("noop_with_empty_axes"):
+    if node.flag("noop_with_empty_axes") and not axes:
         return b.identity(x)
     return b.mean(x, axes if axes else range(len(x.shape) + 1), keepdims)
 
