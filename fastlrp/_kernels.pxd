@@ -49,6 +49,7 @@ cdef extern from "fastlrp.h" nogil:
     int flrp_panel_width(int isa)
     int flrp_has_limbs(int isa)
     void *flrp_allocate(int64_t bytes)
+    void flrp_leave_idle(void *block, int64_t bytes)
     void flrp_init()
     int flrp_product_run(int isa, int threads, const flrp_product *p, int64_t samples, const flrp_operand *operands,
                          const flrp_epilogue *epilogue)

@@ -63,11 +63,11 @@ def get_threads():
 
 
 # Memory of large outputs is kept for the next ones: fresh pages from the system cost as much as the arithmetic of
-# small and medium layers. All under the GIL.
+# small and medium layers. The system may take it back while it lies idle. All under the GIL.
 cdef enum:
     SLOTS = 64
 cdef Py_ssize_t SMALL_BYTES = 1 << 16  # below, malloc does this itself
-cdef Py_ssize_t MOST_KEPT_BYTES = 64 << 20
+cdef Py_ssize_t MOST_KEPT_BYTES = 512 << 20
 cdef Py_ssize_t kept_bytes = 0
 cdef int kept = 0
 cdef void *kept_data[SLOTS]
@@ -92,6 +92,10 @@ cdef class Block:
             kept_bytes -= self.size
             kept_data[best], kept_size[best] = kept_data[kept], kept_size[kept]
             return
+        while kept and kept_bytes + size > MOST_KEPT_BYTES:  # or old sizes would stand beside new ones
+            kept -= 1
+            kept_bytes -= kept_size[kept]
+            free(kept_data[kept])
         self.data, self.size = flrp_allocate(size), size
         if self.data == NULL:
             raise MemoryError(f"no memory for an array of {size} bytes")
@@ -99,6 +103,7 @@ cdef class Block:
     def __dealloc__(self):
         global kept, kept_bytes
         if self.data != NULL and kept < SLOTS and kept_bytes + self.size <= MOST_KEPT_BYTES:
+            flrp_leave_idle(self.data, self.size)
             kept_data[kept], kept_size[kept] = self.data, self.size
             kept += 1
             kept_bytes += self.size
@@ -554,8 +559,10 @@ def gamma_map(p, q, z, bias, float gamma, ratio):
     """The Gamma rule's pointwise map: arrays A and B of the canonical form."""
     cdef flrp_ratio r
     relevance = ratio[0]
-    cdef int64_t total = relevance.size, samples = relevance.shape[0], channels = relevance.shape[-1]
+    cdef int64_t total = relevance.size, samples = relevance.shape[0], channels = 1 if bias is None else bias.size
     cdef int64_t size = total // samples if samples else 0
+    if bias is not None and samples and channels not in (relevance.shape[-1], size):
+        raise ValueError(f"bias must have {relevance.shape[-1]} elements, or a sample's {size}, got {channels}")
     cdef int run_threads = threads, run_isa = isa
     fill_ratio(&r, ratio, total)
     a, b = empty(relevance.shape), empty(relevance.shape)

@@ -71,6 +71,7 @@ class Graph:
 
     _plans: dict[Any, Any]
     _programs: dict[Any, Program]
+    folded: tuple[list[Array], Any] | None  # see canonize.folded: parameters, and the graph made of them
 
     def __init__(self, nodes: Sequence[tuple[Layer, tuple[int, ...]]], inputs: Sequence[tuple[str, Shape]],
                  outputs: Sequence[int], channels_first: bool = False, ops: Any = NATIVE):
@@ -92,10 +93,10 @@ class Graph:
             raise
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in ("_plans", "_programs")}
+        return {key: value for key, value in self.__dict__.items() if key not in ("_plans", "_programs", "folded")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _plans={}, _programs={})
+        self.__dict__.update(state, _plans={}, _programs={}, folded=None)
 
     @property
     def layers(self) -> list[Layer]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .canonize import folded
 from .explain import Conservation, Explanation, Filter, conservation, explain
 from .graph import Graph
 from .layers import Input, Layer, Value
@@ -92,6 +93,12 @@ class Network(Graph):
         rng = np.random.default_rng(_check_init(seed, init))
         for layer in self.weighted:
             layer.initialise(rng, init)
+
+    def at(self, precision: str) -> Network:
+        """The network as it runs at this precision: see `Graph.at`; BatchNorm is folded."""
+        if isinstance(precision, str) and precision == "float64":
+            return folded(self.to_numpy())
+        return Graph.at(folded(self), precision)
 
     def __call__(self, x: Any, batch_size: int | None = None, precision: str = "highest") -> Array:
         return self.forward(x, batch_size, precision)

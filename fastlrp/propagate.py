@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .graph import Graph, Trace
-from .layers import Layer, ReLU, WeightedLayer
+from .layers import Layer, WeightedLayer
 from .reference import Array, Operand, weight_part
 from .rules import (
     AlphaBeta,
@@ -203,7 +203,7 @@ def _states(graph: Graph, plan: Plan, start: int) -> list[int | None]:
             below = FREE
         elif isinstance(rule, (LinearRule, Norm)):
             below = ZERO if getattr(rule, "reads", "plain") in ("plain", "sign") else FREE
-        elif isinstance(node.layer, ReLU):
+        elif node.layer.gates:
             below = GATED if above > FREE or isinstance(rule, Gradient) else FREE
         elif node.layer.role == "gate":
             below = min(above, ZERO) if isinstance(rule, Pass) else FREE

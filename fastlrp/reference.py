@@ -201,6 +201,10 @@ class Plain:
         minus, times, over, plus = (np.asarray(value, self.dtype) for value in (minus, times, over, plus))
         return (x - minus) * times / over + plus
 
+    def shifted(self, sums: Any, bias: Array, ratio: Any) -> Any:
+        """The end of a product whose bias differs from place to place: sums + bias, then the quotient, if any."""
+        return self.affine(sums, plus=bias) if ratio is None else self.ratio_map(sums, bias, ratio)
+
     def multiply(self, a: Array, b: Array) -> Array:
         return a * b
 

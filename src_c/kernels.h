@@ -131,6 +131,14 @@ static inline float flrp_read(float x, const float *bound, int read) {
     default: return x;
     }
 }
+/* What the epilogue of n outputs will touch: on its way from memory while they are computed. */
+static inline void flrp_prefetch_ends(const flrp_epilogue *e, int side, int64_t offset, int64_t n) {
+    for (int64_t i = offset; i < offset + n; i += 16) {
+        __builtin_prefetch(e->out + i, 1);
+        if (e->factors[side].data) __builtin_prefetch(e->factors[side].data + i);
+        if (e->ratio.relevance) __builtin_prefetch(e->ratio.relevance + i);
+    }
+}
 /* Taps [*first, *last) of an axis that meet data of `size` at grid point i. */
 static inline void flrp_meeting_taps(const flrp_axis *a, int64_t i, int64_t size, int64_t *first, int64_t *last) {
     *first = 0, *last = a->taps;

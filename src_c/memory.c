@@ -22,3 +22,11 @@ void *flrp_allocate(int64_t bytes) {
 #endif
     return malloc((size_t)bytes);
 }
+
+void flrp_leave_idle(void *block, int64_t bytes) {
+#if defined(__linux__) && defined(MADV_FREE)
+    if ((size_t)bytes >= 2 * HUGE_PAGE) madvise(block, (size_t)bytes / HUGE_PAGE * HUGE_PAGE, MADV_FREE);
+#else
+    (void)block, (void)bytes;
+#endif
+}

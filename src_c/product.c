@@ -247,6 +247,7 @@ static void run_panel(const job *j, const float *source, int64_t sample, int64_t
         for (int side = 0; side < p->sides; side++) {
             t.b = weights + side * p->groups * j->panels * k_total * width;
             if (j->flat) t.b += first * j->row_segments * width;
+            for (int64_t m = 0; m < count; m++) flrp_prefetch_ends(j->epilogue, side, offsets[m], n);
             kernels->tile((int)count, (int)vectors, &t, acc);
             kernels->finish(j->epilogue, side, (int)count, n, channel, acc, vectors * kernels->lanes, offsets);
         }

@@ -49,6 +49,19 @@ static void multiply(const job *j, const float *planes, int64_t tiles, const flo
         }
 }
 
+#define TILES_AHEAD 4 /* whose ends are fetched */
+
+static int64_t pixel_of(const job *j, int64_t sample, int64_t row, int64_t tile) {
+    const int64_t y = 2 * (row + tile / j->tile_cols), x = 2 * (tile % j->tile_cols);
+    return (sample * j->p->dst_h + y) * j->p->dst_w + x;
+}
+
+static void prefetch_tile(const job *j, int side, int64_t pixel, int64_t channel, int64_t n) {
+    for (int r = 0; r < 2; r++)
+        for (int c = 0; c < 2; c++)
+            flrp_prefetch_ends(j->epilogue, side, (pixel + r * j->p->dst_w + c) * j->p->dst_c + channel, n);
+}
+
 /* The outputs of one panel: 2 x 2 pixels a tile, fewer at the far edges of odd sizes. */
 static void write_tiles(const job *j, int64_t sample, int64_t row, int64_t rows, int side, int64_t channel, int64_t n,
                         int vectors, const float *products) {
@@ -58,9 +71,10 @@ static void write_tiles(const job *j, int64_t sample, int64_t row, int64_t rows,
     for (int64_t i = 0; i < tiles; i++) {
         const int64_t y = 2 * (row + i / j->tile_cols), x = 2 * (i % j->tile_cols);
         const int cols = (int)flrp_min(2, p->dst_w - x);
+        if (i + TILES_AHEAD < tiles) prefetch_tile(j, side, pixel_of(j, sample, row, i + TILES_AHEAD), channel, n);
         j->kernels->winograd_output(vectors, products + i * stride, tiles * stride, j->epilogue->sign, pixels);
         for (int64_t r = 0; r < flrp_min(2, p->dst_h - y); r++) {
-            const int64_t at = ((sample * p->dst_h + y + r) * p->dst_w + x) * p->dst_c + channel;
+            const int64_t at = (pixel_of(j, sample, row, i) + r * p->dst_w) * p->dst_c + channel;
             const int64_t offsets[2] = {at, at + p->dst_c};
             j->kernels->finish(j->epilogue, side, cols, n, channel, pixels + 2 * r * stride, stride, offsets);
         }

@@ -1,0 +1,150 @@
+"""BatchNorm folded into the linear layers beside it: the graph that runs, made of the graph that users hold.
+
+With s = weight / √(variance + ε) and t = bias − mean · s, BatchNorm is y = s x + t. After a linear layer it gives
+W' = W s on the output axis and b' = b s + t; before one, W' = W s on the input axis and b' = b + W t, which is a map
+rather than a vector where padding, which carries no shift, meets the filters. Layers in between may reorder values.
+A BatchNorm with neither (ReLU or several readers on the way) stays as it is. Everything is computed in double
+precision. Nodes keep their names: a folded BatchNorm is an Identity.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, TypeVar
+
+import numpy as np
+
+from .graph import Graph, Node
+from .layers import Dropout as Identity, Layer, WeightedLayer
+from .ops import PREPARING
+from .reference import Array, Reference, linear
+
+AnyGraph = TypeVar("AnyGraph", bound=Graph)
+EXACT = Reference(np.float64)
+
+
+def folded(graph: AnyGraph) -> AnyGraph:
+    """The graph with every BatchNorm folded that can be: made once for the present parameters, `graph` itself where
+    there is none."""
+    if not any(layer.role == "affine" for layer in graph.layers):
+        return graph
+    arrays = [array for layer in dict.fromkeys(graph.layers) for array in getattr(layer, "parameters", {}).values()]
+    with PREPARING:
+        found = graph.folded
+        if found is None or len(found[0]) != len(arrays) or any(map(_differ, found[0], arrays)):
+            graph.folded = found = arrays, _Folding(graph).run()
+        result: AnyGraph = found[1]
+        return result
+
+
+def _differ(a: Array, b: Array) -> bool:
+    return a is not b
+
+
+class _Folding:
+    """One graph on its way: `nodes` changes, values and names stay."""
+
+    def __init__(self, graph: Any):
+        self.graph, self.nodes = copy.copy(graph), list(graph.nodes)
+        self.readers: list[list[int]] = [[] for _ in graph.shapes]
+        for i, node in enumerate(self.nodes):
+            for value in node.inputs:
+                self.readers[value].append(i)
+
+    def run(self) -> Any:
+        for i, node in enumerate(self.nodes):
+            if node.layer.role == "affine" and (self._into_linear_before(i) or self._into_linear_after(i)):
+                self._replace(i, _built(Identity(name=node.layer.name), node.layer))
+        self.graph.nodes = self.nodes
+        return self.graph
+
+    def _replace(self, i: int, layer: Layer) -> None:
+        self.nodes[i] = Node(layer, self.nodes[i].inputs, self.nodes[i].name)
+
+    def _is_own(self, value: int) -> bool:
+        """Whether only one node reads the value, and no user."""
+        return len(self.readers[value]) == 1 and value not in self.graph.outputs
+
+    def _weighted(self, i: int) -> Any:
+        """The layer of node i if it is a linear one that no other node shares."""
+        layer = self.nodes[i].layer
+        alone = sum(node.layer is layer for node in self.nodes) == 1
+        return layer if isinstance(layer, WeightedLayer) and alone else None
+
+    def _into_linear_before(self, i: int) -> bool:
+        """linear → (reordering) → BatchNorm."""
+        first, value, path = self.graph.first, self.nodes[i].inputs[0], []
+        while value >= first and self._is_own(value) and self.nodes[value - first].layer.transparent \
+                and not self.nodes[value - first].layer.merges:
+            path.append(self.nodes[value - first].layer)
+            value = self.nodes[value - first].inputs[0]
+        layer = self._weighted(value - first) if value >= first and self._is_own(value) else None
+        if layer is None:
+            return False
+        scale, shift = self._maps(i)
+        for between in path:
+            scale, shift = (between.backward(EXACT, a, None, None) for a in (scale, shift))
+        factors = _per_channel(scale)
+        if factors is None:
+            return False
+        weight, bias = _parameters(layer)
+        self._replace(value - first, _with(layer, weight * factors, bias * factors + shift[0]))
+        return True
+
+    def _into_linear_after(self, i: int) -> bool:
+        """BatchNorm → (reordering) → linear."""
+        value, path = self.graph.first + i, []
+        while self._is_own(value) and self.nodes[self.readers[value][0]].layer.transparent \
+                and not self.nodes[self.readers[value][0]].layer.merges:
+            path.append(self.nodes[self.readers[value][0]].layer)
+            value = self.graph.first + self.readers[value][0]
+        index = self.readers[value][0] if self._is_own(value) else -1
+        layer = self._weighted(index) if index >= 0 else None
+        if layer is None:
+            return False
+        scale, shift = self._maps(i)
+        for between in path:
+            scale, shift = (between.forward(EXACT, a)[0] for a in (scale, shift))
+        factors = _per_channel(scale)
+        if factors is None:
+            return False
+        weight, bias = _parameters(layer)
+        geometry = layer.geometry
+        more = linear(geometry, shift.reshape(1, *geometry.in_shape), weight.reshape(geometry.weight_shape))
+        groups = factors.reshape(geometry.groups, 1, -1)  # input channels of each group, by its outputs
+        per_output = np.repeat(groups, geometry.out_channels // geometry.groups, axis=1).reshape(
+            geometry.out_channels, -1).T
+        self._replace(index, _with(layer, weight * per_output, bias + more[0].reshape(layer.out_shape)))
+        return True
+
+    def _maps(self, i: int) -> tuple[Array, Array]:
+        """Scale and shift for every element of a sample, (1, ...)."""
+        layer: Any = self.nodes[i].layer
+        scale, shift = (np.broadcast_to(a, (1, *layer.out_shape)).copy() for a in layer.affine())
+        return scale, shift
+
+
+def _per_channel(values: Array) -> Array | None:
+    """(C,) where all positions of (1, ..., C) agree."""
+    rows = values.reshape(-1, values.shape[-1])
+    return rows[0] if (rows == rows[0]).all() else None
+
+
+def _parameters(layer: WeightedLayer) -> tuple[Array, Array]:
+    bias = np.zeros(layer.out) if layer.bias is None else layer.bias.astype(np.float64)
+    return layer.weight.astype(np.float64), bias
+
+
+def _with(layer: WeightedLayer, weight: Array, bias: Array) -> WeightedLayer:
+    """The layer with other weights, and a bias (out,) or for every output (..., out)."""
+    made = copy.copy(layer)
+    made.use_bias, made._parameters = True, {}
+    same = _per_channel(bias[None])
+    made._store("weight", weight.astype(layer.dtype))
+    made._store("bias", (bias if same is None else same).astype(layer.dtype))
+    return made
+
+
+def _built(layer: Layer, like: Layer) -> Layer:
+    layer.in_shape, layer.out_shape = like.in_shape, like.out_shape
+    return layer
