@@ -17,7 +17,7 @@ from .. import layers as L
 from ..layers import Layer
 from ..layers.base import Shape
 from ..reference import Array
-from .values import Unsupported, Value, Values
+from .values import ERF, Unsupported, Value, Values
 
 NO_BOUND = 3.4e38  # what sources write for none
 CONSTANT_BYTES = 48  # of each number that a layer keeps as an option
@@ -72,7 +72,7 @@ class Pointwise(Values):
         if bounds == [0, None]:
             return self.activation(x, "relu")
         if bounds != [0, 6]:
-            return self.map(x, L.Clip(*bounds), gate=None not in bounds)
+            return self.map(x, L.Clip(bounds[0], bounds[1]), gate=None not in bounds)
         base, times, plus = self._scaled(x)
         if abs(times - 1) < CLOSE and abs(plus - 3) < 3 * CLOSE:
             return self.map(x, L.ReLU6(), origin=("6 hardsigmoid", base), gate=True)
@@ -82,7 +82,7 @@ class Pointwise(Values):
         """A part of GELU, which has to be completed."""
         base, times, plus = self._scaled(x)
         if abs(times * math.sqrt(2) - 1) > CLOSE or plus:
-            raise Unsupported("only as a part of GELU: x / 2 · (1 + erf(x / √2))")
+            raise Unsupported(ERF)
         return Value(x.shape, origin=("erf", base, 1.0, 0.0), node=self.node)
 
     def identity(self, x: Value) -> Value:
@@ -131,7 +131,8 @@ class Pointwise(Values):
         return x, 1.0, 0.0
 
     def _constant(self, constant: Array, x: Value) -> Any:
-        """A constant of the source as Scale takes it: a number, per channel (last axis inside), or of a sample's axes."""
+        """A constant of the source as Scale takes it: a number, per channel (last axis inside), or with a sample's
+        axes."""
         rank = len(x.shape)
         shape = (1,) * (rank + 1 - constant.ndim) + constant.shape
         if len(shape) != rank + 1 or shape[0] != 1:
