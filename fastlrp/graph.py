@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from .layers import Layer, WeightedLayer
+from .layers import Layer, ParameterLayer, WeightedLayer
 from .ops import NATIVE, NATIVES, PREPARING, Native, native, real_array
 from .program import Program, Recorder
 from .reference import Array, Reference
@@ -107,6 +107,11 @@ class Graph:
     def weighted(self) -> list[WeightedLayer]:
         """The layers that have weights, in execution order, each once."""
         return list(dict.fromkeys(layer for layer in self.layers if isinstance(layer, WeightedLayer)))
+
+    @property
+    def parametric(self) -> list[ParameterLayer]:
+        """The layers that have parameters, in execution order, each once."""
+        return list(dict.fromkeys(layer for layer in self.layers if isinstance(layer, ParameterLayer)))
 
     @property
     def first(self) -> int:

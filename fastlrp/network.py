@@ -91,7 +91,7 @@ class Network(Graph):
         """Draw all weights anew: "he" (He et al. 2015, zero biases) or "truncated_normal" (deviation 0.1, biases
         0.1: the original project's)."""
         rng = np.random.default_rng(_check_init(seed, init))
-        for layer in self.weighted:
+        for layer in self.parametric:
             layer.initialise(rng, init)
 
     def at(self, precision: str) -> Network:

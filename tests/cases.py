@@ -247,6 +247,16 @@ def with_biases(net: fastlrp.Network, seed: int = 1) -> fastlrp.Network:
     return net
 
 
+def with_statistics(net: fastlrp.Network, seed: int = 1) -> fastlrp.Network:
+    """The network with random parameters of its BatchNorms."""
+    rng = np.random.default_rng(seed)
+    for layer in net.layers:
+        if isinstance(layer, fastlrp.BatchNorm):
+            layer.weight, layer.bias, layer.mean = rng.standard_normal((3, *layer.weight.shape))
+            layer.variance = rng.uniform(0.5, 2, layer.weight.shape)
+    return net
+
+
 def mixed_network(*first: Layer) -> fastlrp.Network:
     """A little of everything, on samples of shape (10, 9, 3); signs are known in some places, not in others."""
     return with_biases(fastlrp.Network([

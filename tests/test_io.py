@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cases import with_statistics
 
 import fastlrp
 from fastlrp import io as files
@@ -31,17 +32,17 @@ JSON, CHECKSUM = "fastlrp.json.npy", "fastlrp.sha256.npy"
 def every_layer():
     """A network that has every class of layer, with options off their defaults."""
     f = fastlrp
-    return f.Network([
+    return with_statistics(f.Network([
         f.Format(0, 2), f.Normalize([0.5, 1, 1.5], 0.75), f.Pad2d(((1, 0), (0, 2)), value=0.5),
         f.Conv2d(6, (3, 2), stride=(1, 2), padding=((1, 0), (0, 1)), groups=3, bias=False), f.LeakyReLU(0.125),
         f.SumPool2d(2, 1, scale="sqrt"), f.Conv2d(4, 3, padding="same", dilation=(2, 1), name="blocks/0/conv é"),
         f.ReLU(), f.AvgPool2d(3, stride=1, padding=1, count_include_pad=False), f.Abs(), f.MaxPool2d(2, padding="same"),
         f.SumPool2d((2, 1), padding=(1, 0), scale=0.5), f.AdaptiveAvgPool2d((2, 3)), f.AdaptiveMaxPool2d((1, 3)),
         f.Upsample((2, 1)), f.GlobalAvgPool2d(), f.Identity(), f.Scale([0.5, 1, 2, -0.25], 0.125), f.Softplus(),
-        f.Dropout(0.25), f.Reshape((-1, 4)), f.Flatten(), f.Linear(7), f.Tanh(), f.ReLU6(), f.Clip(0.25, 1.5),
-        f.PReLU([0.5, 0.25, 0, -1, 2, 1, 3]), f.ELU(0.5), f.SELU(), f.GELU("tanh"),
-        f.SiLU(), f.Hardswish(), f.Hardsigmoid(), f.Mish(), f.Linear(5, bias=False), f.Sigmoid(),
-        f.Linear(3, name="..")], input_shape=(9, 10, 3))
+        f.BatchNorm(1e-3), f.Dropout(0.25), f.Reshape((-1, 4)), f.Flatten(), f.Linear(7), f.Tanh(), f.ReLU6(),
+        f.Clip(0.25, 1.5), f.PReLU([0.5, 0.25, 0, -1, 2, 1, 3]), f.ELU(0.5), f.SELU(), f.GELU("tanh"), f.SiLU(),
+        f.Hardswish(), f.Hardsigmoid(), f.Mish(), f.Linear(5, bias=False), f.Sigmoid(),
+        f.Linear(3, name="..")], input_shape=(9, 10, 3)))
 
 
 def branches():
@@ -157,6 +158,21 @@ def test_parameters_of_nan_and_infinity(path):
     net.layers[1].weight = [[np.nan, np.inf], [-np.inf, -0.0]]
     net.save(path)
     assert state(files.load(path)) == state(net)
+
+
+def test_a_variance_below_zero_is_a_bad_value(path, monkeypatch):
+    """Which no network has, so that the check is left out to save one."""
+    net = fastlrp.Network([fastlrp.BatchNorm(name="norm")], input_shape=(2,))
+    with monkeypatch.context() as patch:
+        patch.setattr(fastlrp.BatchNorm, "check_parameter", lambda *more: None)
+        net.layers[0].variance = [1, -1]
+        net.save(path)
+    target = fastlrp.Network([fastlrp.BatchNorm(name="norm")], input_shape=(2,))
+    before = state(target)
+    for load in (files.load, lambda path: files.load_params(target, path)):
+        with pytest.raises(FormatError, match=r"norm/variance.*must be at least 0 everywhere, got -1"):
+            load(path)
+    assert state(target) == before
 
 
 def test_a_float64_twin_keeps_its_bits_and_loads_as_float32(path):

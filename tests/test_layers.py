@@ -6,6 +6,7 @@ A layer is tried alone, on the kernels and on the twin, which a network of it ru
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -345,6 +346,123 @@ def test_simple_layers_that_do_not_fit(layer: Layer, shape: tuple[int, ...]) -> 
         alone(layer, shape)
 
 
+# ---- BatchNorm ----
+
+STATISTICS = {"weight": [2, -0.5, 1], "bias": [0.25, 1, -3], "mean": [0.5, -1, 2], "variance": [4, 0.01, 1.5]}
+SAMPLES = [(3,), (4, 3), (2, 5, 3), (2, 3, 2, 3)]
+
+
+def normalised(x: np.ndarray, eps: float) -> np.ndarray:
+    weight, bias, mean, variance = (np.array(value, float) for value in STATISTICS.values())
+    return (x - mean) / np.sqrt(variance + eps) * weight + bias
+
+
+def batch_norm(shape: tuple[int, ...], eps: float = 1e-5) -> fastlrp.Network:
+    net = alone(fastlrp.BatchNorm(eps), shape)
+    for key, value in STATISTICS.items():
+        setattr(net.layers[0], key, value)
+    return net
+
+
+@pytest.mark.parametrize("eps", [1e-5, 0.5, 0])
+@pytest.mark.parametrize("shape", SAMPLES, ids=str)
+def test_batch_norm_is_its_formula(isa: str, shape: tuple[int, ...], eps: float) -> None:
+    """Of any rank, forward and back, as a program; Norm takes x times its scale."""
+    net, rng = batch_norm(shape, eps), np.random.default_rng(10)
+    x = rng.standard_normal((5, *shape))
+    np.testing.assert_allclose(net.to_numpy().forward(x), normalised(x, np.float64(eps)), rtol=1e-6)
+    np.testing.assert_allclose(net.forward(x), normalised(x, eps), rtol=1e-5, atol=1e-5)
+    assert len(net._programs) == 1
+    check_way_back(net, x, rng.standard_normal((5, *shape)))
+
+
+@pytest.mark.parametrize("shape", SAMPLES, ids=str)
+def test_batch_norm_is_pytorchs(shape: tuple[int, ...]) -> None:
+    """In evaluation mode, with the gradients of weight and bias."""
+    torch = pytest.importorskip("torch")
+    net = batch_norm(shape).to_numpy()
+    layer, x = net.layers[0], np.random.default_rng(11).standard_normal((5, *shape))
+    g = np.random.default_rng(12).standard_normal(x.shape)
+    tensors = {key: torch.tensor(value, requires_grad=True) for key, value in layer.parameters.items()}
+    value = torch.tensor(np.moveaxis(x, -1, 1).copy(), requires_grad=True)
+    y = torch.nn.functional.batch_norm(value, tensors["mean"].detach(), tensors["variance"].detach(),
+                                       tensors["weight"], tensors["bias"])
+    slopes = torch.autograd.grad(y, (value, tensors["weight"], tensors["bias"]),
+                                 torch.tensor(np.moveaxis(g, -1, 1).copy()))
+    found, back = both_ways(net, x, g)
+    np.testing.assert_allclose(found, np.moveaxis(y.detach().numpy(), 1, -1), rtol=1e-9)
+    np.testing.assert_allclose(back, np.moveaxis(slopes[0].numpy(), 1, -1), rtol=1e-9)
+    gradients = layer.gradients(net.ops, g, x)
+    assert gradients.keys() == layer.trained.keys() == {"weight", "bias"}
+    for key, slope in zip(("weight", "bias"), slopes[1:], strict=True):
+        np.testing.assert_allclose(gradients[key], slope.numpy(), rtol=1e-9)
+
+
+def test_batch_norm_as_scale_and_shift() -> None:
+    """Computed in double precision, whatever it is asked in."""
+    layer = batch_norm((2, 3), 0.5).layers[0]
+    weight, bias, mean, variance = (np.float64(np.float32(value)) for value in STATISTICS.values())
+    times = weight / np.sqrt(variance + 0.5)
+    for dtype in (np.float32, np.float64):
+        for own, expected in zip(layer.affine(np.dtype(dtype)), (times, bias - mean * times), strict=True):
+            assert_same_bits(own, expected.astype(dtype))
+
+
+def test_parameters_of_batch_norm() -> None:
+    """One, zero, zero, one; read-only; of the channels' number; seen by programs at once."""
+    net = fastlrp.Network([fastlrp.BatchNorm(), fastlrp.Linear(2)], (3,), seed=1)
+    layer, x = net.layers[0], np.ones((2, 3), np.float32)
+    assert {key: value.tolist() for key, value in layer.parameters.items()} == {
+        "weight": [1, 1, 1], "bias": [0, 0, 0], "mean": [0, 0, 0], "variance": [1, 1, 1]}
+    before = net.forward(x)
+    for key, value in STATISTICS.items():
+        with pytest.raises(ValueError, match="read-only"):
+            getattr(layer, key)[...] = 0
+        setattr(layer, key, value)
+        assert_same_bits(net.forward(x), net.trace(net.as_inputs(x)).values[-1], key)
+        assert not np.array_equal(net.forward(x), before)
+        before = net.forward(x)
+    net.reset_params(1)
+    assert layer.variance.tolist() == [1, 1, 1]
+    assert_same_bits(net.forward(x), net.trace(net.as_inputs(x)).values[-1])
+    assert "20 parameters" in repr(net)
+    copied = pickle.loads(pickle.dumps(net))
+    assert_same_bits(copied.forward(x), net.forward(x))
+    with pytest.raises(ValueError, match="read-only"):
+        copied.layers[0].mean[...] = 0
+
+
+@pytest.mark.parametrize(("key", "value", "message"), [
+    ("weight", np.ones(4), r"batchnorm1.weight must have shape \(3,\), got \(4,\)"),
+    ("variance", [1, 2, -1e-3], r"batchnorm1.variance must be at least 0 everywhere, got -0.001"),
+    ("variance", [1, np.nan, 1], r"batchnorm1.variance must be at least 0"),
+    ("mean", [1j, 0, 0], r"batchnorm1.mean must be an array of real numbers"), ("bias", None, "batchnorm1.bias")])
+def test_parameters_of_batch_norm_that_do_not_fit(key: str, value: Any, message: str) -> None:
+    """By name; what was there stays."""
+    net = batch_norm((3,))
+    with pytest.raises((ValueError, TypeError), match=message):
+        setattr(net.layers[0], key, value)
+    assert getattr(net.layers[0], key).tolist() == np.float32(STATISTICS[key]).tolist()
+    with pytest.raises(ValueError, match=f"no {key} yet"):
+        setattr(fastlrp.BatchNorm(), key, value)
+    empty = fastlrp.Network([fastlrp.BatchNorm()], (3,), init=None)
+    with pytest.raises(ValueError, match="no weight yet: assign it"):
+        empty.forward(np.ones((1, 3)))
+
+
+def test_training_leaves_the_statistics() -> None:
+    """And changes weight and bias."""
+    net = fastlrp.Network([fastlrp.Conv2d(3, 2), fastlrp.BatchNorm(), fastlrp.ReLU(), fastlrp.Flatten(),
+                           fastlrp.Linear(2)], (4, 4, 1))
+    layer, rng = net.layers[1], np.random.default_rng(13)
+    for key, value in STATISTICS.items():
+        setattr(layer, key, value)
+    before = layer.parameters
+    net.fit(rng.standard_normal((40, 4, 4, 1)), rng.integers(0, 2, 40), batch_size=10)
+    changed = {key for key, value in layer.parameters.items() if not np.array_equal(value, before[key])}
+    assert changed == {"weight", "bias"}
+
+
 # ---- what layers say of themselves ----
 
 # Instances of every class of layer that says something of its output's sign, with the shape of a sample.
@@ -397,6 +515,7 @@ def test_calls_that_make_layers_are_what_they_print() -> None:
             (fastlrp.AvgPool2d(2), "AvgPool2d(2)"), (fastlrp.GlobalAvgPool2d(), "GlobalAvgPool2d()"),
             (fastlrp.AdaptiveAvgPool2d((7, 7)), "AdaptiveAvgPool2d(7)"),
             (fastlrp.AdaptiveMaxPool2d((2, 1)), "AdaptiveMaxPool2d((2, 1))"), (fastlrp.GELU(), "GELU()"),
+            (fastlrp.BatchNorm(), "BatchNorm()"), (fastlrp.BatchNorm(1e-3), "BatchNorm(eps=0.001)"),
             (fastlrp.Scale(), "Scale()"), (fastlrp.Scale(2, [1, 2]), "Scale(times=2.0, plus=[1.0, 2.0])"),
             (fastlrp.Scale(np.ones((3, 3))), "Scale(times=<9 numbers>)"), (fastlrp.Upsample(2), "Upsample(2)"),
             (fastlrp.Upsample((1, 2)), "Upsample((1, 2))"), (fastlrp.Identity(), "Identity()"),
@@ -421,6 +540,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "windows by name": (lambda: fastlrp.AdaptiveMaxPool2d((3, None)), "out"),
     "times by name": (lambda: fastlrp.Scale("twice"), "times"), "complex plus": (lambda: fastlrp.Scale(1, 1j), "plus"),
     "infinite times": (lambda: fastlrp.Scale([1, np.inf]), "times"), "no plus": (lambda: fastlrp.Scale(1, []), "plus"),
+    "negative eps": (lambda: fastlrp.BatchNorm(-1e-5), "eps"), "eps by name": (lambda: fastlrp.BatchNorm("a"), "eps"),
     "fraction of a pixel": (lambda: fastlrp.Upsample(1.5), "scale"), "no pixel": (lambda: fastlrp.Upsample(0), "scale"),
     "approximation": (lambda: fastlrp.GELU("erf"), "approximate"),
 }

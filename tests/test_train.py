@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import LINEAR, WINDOWS, assert_same_bits, relative_error, with_biases
+from cases import LINEAR, WINDOWS, assert_same_bits, relative_error, with_biases, with_statistics
 
 import fastlrp
 from fastlrp import Conv2d, Dropout, Flatten, Format, Linear, Network, ReLU
@@ -34,7 +34,7 @@ Parameters = dict[str, dict[str, np.ndarray]]
 
 
 def parameters(net: Network) -> Parameters:
-    return {layer.name: layer.parameters for layer in net.weighted}
+    return {layer.name: layer.trained for layer in net.parametric}
 
 
 def assert_same_parameters(found: Parameters, expected: Parameters) -> None:
@@ -45,7 +45,7 @@ def assert_same_parameters(found: Parameters, expected: Parameters) -> None:
 
 
 def assign(net: Network, values: Parameters) -> None:
-    for layer in net.weighted:
+    for layer in net.parametric:
         for key, value in values[layer.name].items():
             setattr(layer, key, value)
 
@@ -99,6 +99,9 @@ GRADIENTS: dict[str, Callable[[], Network]] = {
     "upsample": lambda: between(fastlrp.Upsample((2, 1)), Conv2d(3, 2)),
     "identity": lambda: between(fastlrp.Identity()),
     "scale": lambda: between(fastlrp.Scale([1, -2, 0, 0.5], 0.25), ReLU()),
+    "batch norm": lambda: with_statistics(between(fastlrp.BatchNorm(), ReLU())),
+    "batch norm, first and last": lambda: with_statistics(
+        Network([fastlrp.BatchNorm(0.1), Linear(3), fastlrp.BatchNorm()], (5,))),
     "relu": lambda: between(ReLU()),
     "leaky relu": lambda: between(fastlrp.LeakyReLU(0.3)),
     "tanh": lambda: between(fastlrp.Tanh()),
@@ -144,9 +147,9 @@ def test_gradients_are_the_slope_of_the_loss(name: str) -> None:
     value, found = run()
     assert isinstance(value, float) and found.keys() == parameters(net).keys()
     rng, step = np.random.default_rng(1), 1e-6
-    for layer in net.weighted:
-        assert found[layer.name].keys() == layer.parameters.keys()
-        for key, start in layer.parameters.items():
+    for layer in net.parametric:
+        assert found[layer.name].keys() == layer.trained.keys()
+        for key, start in layer.trained.items():
             direction = rng.standard_normal(start.shape)
             values = []
             for sign in (1, -1):

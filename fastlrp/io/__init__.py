@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from ..layers import WeightedLayer
+from ..layers import ParameterLayer
 from ..network import Network
 from ..reference import Array
 from .archive import Archive, raw_bytes, write_archive
@@ -77,7 +77,7 @@ def load(path: Path) -> Network:
             net = build(description)
         tensors = iter(description.tensors)
         for layer, key in _parameters(net):
-            setattr(layer, key, _tensor(archive, next(tensors), net.ops.dtype))
+            setattr(layer, key, _tensor(archive, next(tensors), net.ops.dtype, layer))
     return net
 
 
@@ -93,7 +93,8 @@ def load_params(net: Network, path: Path) -> None:
         stored, wanted = {t.name: t.shape for t in description.tensors}, parameter_shapes(net)
         if stored != wanted:
             raise ValueError(f"net has other parameters than {archive.path}: {differences(wanted, stored)}")
-        values = {t.name: _tensor(archive, t, net.ops.dtype) for t in description.tensors}
+        owners = {f"{layer.name}/{key}": layer for layer, key in _parameters(net)}
+        values = {t.name: _tensor(archive, t, net.ops.dtype, owners[t.name]) for t in description.tensors}
     for layer, key in _parameters(net):
         setattr(layer, key, values.pop(f"{layer.name}/{key}"))
 
@@ -103,9 +104,9 @@ def _check_network(net: Any) -> None:
         raise TypeError(f"net must be a fastlrp.Network, got {net!r}")
 
 
-def _parameters(net: Network) -> Iterator[tuple[WeightedLayer, str]]:
+def _parameters(net: Network) -> Iterator[tuple[ParameterLayer, str]]:
     """Layer and parameter of each name in `parameter_shapes`."""
-    layers = {layer.name: layer for layer in net.weighted}
+    layers = {layer.name: layer for layer in net.parametric}
     for name in parameter_shapes(net):
         layer, _, key = name.rpartition("/")
         yield layers[layer], key
@@ -172,13 +173,18 @@ def _bytes(archive: Archive, name: str) -> Array:
     return archive.read(name, "|u1", (count,))
 
 
-def _tensor(archive: Archive, tensor: Tensor, dtype: np.dtype) -> Array:
-    """A parameter in the network's precision; FormatError where a checksum or a value's range is against it."""
+def _tensor(archive: Archive, tensor: Tensor, dtype: np.dtype, layer: ParameterLayer) -> Array:
+    """A layer's parameter in the network's precision; FormatError where a checksum, a value's range or the layer is
+    against it."""
     array = archive.read(tensor.member, tensor.dtype, tensor.shape)
     if _sha256(array).hex() != tensor.sha256:
         raise archive.error(f"member {tensor.member!r}", "its SHA-256 is not the one in the description")
     try:
         with np.errstate(over="raise"):
-            return array.astype(dtype, copy=False)
+            array = array.astype(dtype, copy=False)
+        layer.check_parameter(tensor.name.rpartition("/")[2], array)
     except FloatingPointError:
         raise archive.error(f"member {tensor.member!r}", f"a value is beyond the range of {dtype}") from None
+    except ValueError as error:
+        raise archive.error(f"member {tensor.member!r}", error) from None
+    return array

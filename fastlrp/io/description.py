@@ -76,7 +76,7 @@ class Description:
 
 def parameter_shapes(net: Graph) -> dict[str, Shape]:
     """Tensor name to shape for all parameters of a network, filled or not, in the order in which they are stored."""
-    return {f"{layer.name}/{key}": shape for layer in net.weighted for key, shape in layer.parameter_shapes.items()}
+    return {f"{layer.name}/{key}": shape for layer in net.parametric for key, shape in layer.parameter_shapes.items()}
 
 
 def member_name(tensor: str) -> str:

@@ -18,10 +18,11 @@ from .activation import (
     Softplus,
     Tanh,
 )
-from .base import Layer, WeightedLayer
+from .base import Layer, ParameterLayer, WeightedLayer
 from .conv import Conv2d
 from .linear import Linear
 from .merge import Add, Concat, Multiply
+from .norm import BatchNorm
 from .pool import AdaptiveAvgPool2d, AdaptiveMaxPool2d, AvgPool2d, GlobalAvgPool2d, MaxPool2d, SumPool2d
 from .reshape import (
     Dropout,
@@ -38,9 +39,9 @@ from .scale import Format, Normalize, Scale
 from .value import Input, Value
 
 LAYERS: dict[str, type[Layer]] = {cls.__name__: cls for cls in (
-    Linear, Conv2d, SumPool2d, AvgPool2d, MaxPool2d, GlobalAvgPool2d, AdaptiveAvgPool2d, AdaptiveMaxPool2d, ReLU, ReLU6,
-    Clip, LeakyReLU, PReLU, ELU, SELU, GELU, SiLU, Hardswish, Hardsigmoid, Mish, Tanh, Sigmoid, Abs, Softplus, Flatten,
-    Reshape, Transpose, ToChannelsFirst, ToChannelsLast, Pad2d, Upsample, Dropout, Identity, Scale, Format, Normalize,
-    Add, Concat, Multiply)}
+    Linear, Conv2d, BatchNorm, SumPool2d, AvgPool2d, MaxPool2d, GlobalAvgPool2d, AdaptiveAvgPool2d, AdaptiveMaxPool2d,
+    ReLU, ReLU6, Clip, LeakyReLU, PReLU, ELU, SELU, GELU, SiLU, Hardswish, Hardsigmoid, Mish, Tanh, Sigmoid, Abs,
+    Softplus, Flatten, Reshape, Transpose, ToChannelsFirst, ToChannelsLast, Pad2d, Upsample, Dropout, Identity, Scale,
+    Format, Normalize, Add, Concat, Multiply)}
 
-__all__ = ["LAYERS", "Input", "Layer", "Value", "WeightedLayer", *LAYERS]
+__all__ = ["LAYERS", "Input", "Layer", "ParameterLayer", "Value", "WeightedLayer", *LAYERS]

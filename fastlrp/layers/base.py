@@ -133,16 +133,11 @@ def _text(value: Any) -> str:
     return repr(value) if count <= MOST_SHOWN else f"<{count} numbers>"
 
 
-class WeightedLayer(Layer):
-    """A linear layer: z = W x + b, seen by the kernels as a convolution (`geometry`, `filters`)."""
+class ParameterLayer(Layer):
+    """A layer with arrays that belong to it: read-only attributes by their names, changed by assignment."""
 
-    out: int
-    use_bias: bool
-    geometry: Geometry
-
-    def __init__(self, out: int, bias: bool, name: str | None):
+    def __init__(self, name: str | None):
         super().__init__(name)
-        self.out, self.use_bias = out, as_flag(bias, "bias")
         self.dtype = np.dtype(np.float32)
         self._parameters: dict[str, Array] = {}
         self._packed: dict[tuple[Any, ...], Any] = {}
@@ -156,6 +151,85 @@ class WeightedLayer(Layer):
             value.flags.writeable = False  # which copies forget
 
     @property
+    def parameter_shapes(self) -> dict[str, Shape]:
+        """Name to shape, for the parameters that this layer has."""
+        raise NotImplementedError
+
+    def initialise(self, rng: np.random.Generator, init: str) -> None:
+        """Draw new parameters, as `Network.reset_params` says."""
+        raise NotImplementedError
+
+    def gradients(self, ops: Any, g: Array, x: Array) -> dict[str, Array]:
+        """Gradients of Σ g · output in the parameters that training changes."""
+        raise NotImplementedError
+
+    @property
+    def parameters(self) -> dict[str, Array]:
+        """Name to read-only array, for those that have been assigned or drawn."""
+        return dict(self._parameters)
+
+    @property
+    def trained(self) -> dict[str, Array]:
+        """Those of them that training changes."""
+        return self.parameters
+
+    def check_parameter(self, key: str, value: Array) -> None:
+        """ValueError where an array of the right shape is not a value that the parameter may have."""
+
+    def _parameter(self, key: str) -> Array:
+        if key not in self._parameters:
+            raise ValueError(f"{type(self).__name__} has no {key} yet: "
+                             + ("assign it" if self.in_shape else "its shape is known once a Network is built"))
+        return self._parameters[key]
+
+    def _assign(self, key: str, value: Any) -> None:
+        if not self.in_shape:
+            raise ValueError(f"{type(self).__name__} takes no {key} yet: its shape is known once a Network is built")
+        value, shape = real_array(value, self.dtype, f"{self.name}.{key}"), self.parameter_shapes[key]
+        if value.shape != shape:
+            raise ValueError(f"{self.name}.{key} must have shape {shape}, got {value.shape}")
+        self.check_parameter(key, value)
+        self._store(key, np.array(value, order="C"))
+
+    def _store(self, key: str, value: Array) -> None:
+        """Keep an array that is no one else's, read-only; whatever was packed from the old values is dropped."""
+        value.flags.writeable = False
+        with PREPARING:
+            self._packed = {}  # first: no one may find old products beside new parameters
+            self._parameters = {**self._parameters, key: value}
+
+    def packed(self, key: tuple[Any, ...], pack: Callable[[Any, tuple[Any, ...]], Any]) -> Any:
+        """What `pack(self, key)` made of the present parameters: made once, under a lock, shared read-only."""
+        found = self._packed.get(key)
+        if found is None:
+            with PREPARING:
+                found = self._packed.get(key)
+                if found is None:
+                    while len(self._packed) >= MOST_PACKED:
+                        del self._packed[next(iter(self._packed))]  # the oldest
+                    found = self._packed[key] = pack(self, key)
+        return found
+
+    def astype(self, dtype: np.dtype) -> Layer:
+        twin = copy.copy(self)
+        twin.dtype, twin._parameters = np.dtype(dtype), {}
+        for key, value in self._parameters.items():
+            twin._store(key, value.astype(dtype, order="C"))
+        return twin
+
+
+class WeightedLayer(ParameterLayer):
+    """A linear layer: z = W x + b, seen by the kernels as a convolution (`geometry`, `filters`)."""
+
+    out: int
+    use_bias: bool
+    geometry: Geometry
+
+    def __init__(self, out: int, bias: bool, name: str | None):
+        super().__init__(name)
+        self.out, self.use_bias = out, as_flag(bias, "bias")
+
+    @property
     def weight_shape(self) -> Shape:
         """What `weight` must have; known once a network is built."""
         return self.geometry.weight_shape
@@ -167,7 +241,6 @@ class WeightedLayer(Layer):
 
     @property
     def parameter_shapes(self) -> dict[str, Shape]:
-        """Name to shape, for the parameters that this layer has."""
         return {"weight": self.weight_shape, **({"bias": (self.out,)} if self.use_bias else {})}
 
     @property
@@ -195,32 +268,6 @@ class WeightedLayer(Layer):
             raise ValueError(f"layer {self.name!r} was made with bias=False and has no bias to assign")
         self._assign("bias", value)
 
-    @property
-    def parameters(self) -> dict[str, Array]:
-        """Name to read-only array: "weight", and "bias" if there is one."""
-        return dict(self._parameters)
-
-    def _parameter(self, key: str) -> Array:
-        if key not in self._parameters:
-            raise ValueError(f"{type(self).__name__} has no {key} yet: "
-                             + ("assign it" if self.in_shape else "its shape is known once a Network is built"))
-        return self._parameters[key]
-
-    def _assign(self, key: str, value: Any) -> None:
-        if not self.in_shape:
-            raise ValueError(f"{type(self).__name__} takes no {key} yet: its shape is known once a Network is built")
-        value, shape = real_array(value, self.dtype, f"{self.name}.{key}"), self.parameter_shapes[key]
-        if value.shape != shape:
-            raise ValueError(f"{self.name}.{key} must have shape {shape}, got {value.shape}")
-        self._store(key, np.array(value, order="C"))
-
-    def _store(self, key: str, value: Array) -> None:
-        """Keep an array that is no one else's, read-only; whatever was packed from the old values is dropped."""
-        value.flags.writeable = False
-        with PREPARING:
-            self._packed = {}  # first: no one may find old products beside new parameters
-            self._parameters = {**self._parameters, key: value}
-
     def initialise(self, rng: np.random.Generator, init: str) -> None:
         """Draw new parameters: "he" (normal, variance 2 / inputs, zero bias), or "truncated_normal", as in the
         original TensorFlow project (deviation 0.1, redrawn beyond two deviations, bias 0.1).
@@ -238,18 +285,6 @@ class WeightedLayer(Layer):
         if self.use_bias:
             self.bias = np.full(self.out, 0.0 if init == "he" else 0.1)
 
-    def packed(self, key: tuple[Any, ...], pack: Callable[[WeightedLayer, tuple[Any, ...]], Any]) -> Any:
-        """What `pack(self, key)` made of the present weights: made once, under a lock, shared read-only."""
-        found = self._packed.get(key)
-        if found is None:
-            with PREPARING:
-                found = self._packed.get(key)
-                if found is None:
-                    while len(self._packed) >= MOST_PACKED:
-                        del self._packed[next(iter(self._packed))]  # the oldest
-                    found = self._packed[key] = pack(self, key)
-        return found
-
     def forward(self, ops: Any, x: Array) -> tuple[Array, Any]:
         return ops.product(self, ("w",), [(x, "plain", None)], bias=self.bias), None
 
@@ -257,18 +292,10 @@ class WeightedLayer(Layer):
         return ops.product_back(self, [(g, "plain", None)], [(("w",), None)])
 
     def gradients(self, ops: Any, g: Array, x: Array) -> dict[str, Array]:
-        """Gradients of Σ g · output in the parameters."""
         found = {"weight": ops.weight_gradient(self, x, g).reshape(self.weight_shape)}
         if self.use_bias:
             found["bias"] = ops.channel_sum(g)
         return found
-
-    def astype(self, dtype: np.dtype) -> Layer:
-        twin = copy.copy(self)
-        twin.dtype, twin._parameters = np.dtype(dtype), {}
-        for key, value in self._parameters.items():
-            twin._store(key, value.astype(dtype, order="C"))
-        return twin
 
     def config(self) -> dict[str, Any]:
         return {**super().config(), "bias": self.use_bias}

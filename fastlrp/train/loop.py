@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..graph import Graph
-from ..layers import WeightedLayer
+from ..layers import ParameterLayer
 from ..reference import Array
 from ..shapes import as_size
 from .losses import LOSSES, Loss, Targets, evaluate, find_loss
@@ -166,7 +166,7 @@ class _Step:
 
     def __init__(self, net: Graph, optimizer: Optimizer, loss: Loss, rng: np.random.Generator):
         self.net, self.optimizer, self.loss, self.rng = net, optimizer, loss, rng
-        self.layers = net.weighted
+        self.layers = net.parametric
         if not self.layers:
             raise ValueError("the network has no parameters to train")
         if len(net.outputs) > 1:
@@ -176,7 +176,7 @@ class _Step:
         with np.errstate(all="ignore"):  # what overflows here ends in the loss
             value, found = _gradients(self.net, inputs, target, self.loss, self.rng)
         _demand(math.isfinite(value), f"the loss is {value} at step {number}")
-        keys = [(layer, key, array) for layer in self.layers for key, array in layer.parameters.items()]
+        keys = [(layer, key, array) for layer in self.layers for key, array in layer.trained.items()]
         try:
             with np.errstate(all="raise", under="ignore"):
                 updated = self.optimizer.update(self.net, [array for *_, array in keys],
@@ -211,7 +211,7 @@ class _Watch:
             return True
         if self.history.best is scores[-1]:
             # layers replace their arrays and never write to them, so that keeping them is a snapshot
-            self.best = [(layer, key, a) for layer in self.net.weighted for key, a in layer.parameters.items()]
+            self.best = [(layer, key, a) for layer in self.net.parametric for key, a in layer.trained.items()]
         larger_is_better = [s.value if self.history.metric == "accuracy" else 1 - s.value for s in scores]
         return bool(self.criterion(number, larger_is_better))
 
@@ -235,7 +235,7 @@ def _gradients(net: Graph, inputs: Sequence[Array], target: Array, loss: Loss,
         if g is None:
             continue
         x, layer, pending[i] = node.reads(trace.values), node.layer, None
-        if isinstance(layer, WeightedLayer):
+        if isinstance(layer, ParameterLayer):
             own, sums = layer.gradients(net.ops, g, x), found.get(layer.name)
             found[layer.name] = own if sums is None else {key: sums[key] + array for key, array in own.items()}
         if any(learns[j] for j in node.inputs):
@@ -250,7 +250,7 @@ def _learns(net: Graph) -> list[bool]:
     """For each value, whether it depends on parameters."""
     known = [False] * net.first
     for node in net.nodes:
-        known.append(isinstance(node.layer, WeightedLayer) or any(known[i] for i in node.inputs))
+        known.append(isinstance(node.layer, ParameterLayer) or any(known[i] for i in node.inputs))
     return known
 
 
