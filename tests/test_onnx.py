@@ -436,7 +436,8 @@ def test_inner_starts_have_the_layout_of_the_file() -> None:
     at = np.unravel_index(np.argmax(np.abs(found)), x.shape)
     step = np.zeros(x.shape)
     step[at] = 1e-2
-    up, down = (evaluate(data, moved.astype(np.float32), outputs=["c2"])[0][0, 3, 1, 0] for moved in (x + step, x - step))
+    up, down = (evaluate(data, moved.astype(np.float32), outputs=["c2"])[0][0, 3, 1, 0]
+                for moved in (x + step, x - step))
     assert abs((up - down) / 2e-2 / found[at] - 1) < 1e-2
 
 
@@ -510,7 +511,8 @@ def test_sizes_that_the_file_leaves_open() -> None:
     assert net.input_shape == (3, 4, 7)
     for shapes, match in ((None, r"give sizes, as in input_shapes=\{'x': \(3, 224, 224\)\}"),
                           ({"x": (4, 4, 7)}, "samples of shape '\\[4, 4, 7\\]', the file"),
-                          ({"x": (3, 4)}, "input_shapes gives"), ({"z": (3, 4, 7)}, "input_shapes names .*z.*: the inputs are .*x")):
+                          ({"x": (3, 4)}, "input_shapes gives"),
+                          ({"z": (3, 4, 7)}, "input_shapes names .*z.*: the inputs are .*x")):
         with pytest.raises(ValueError, match=match):
             fastlrp.from_onnx(data, input_shapes=shapes)
 

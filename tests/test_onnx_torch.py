@@ -24,7 +24,7 @@ class Residual(nn.Module):
         super().__init__()
         self.stem, self.norm = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
         self.one, self.two = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1, groups=4)
-        self.pool, X
+        self.pool, self.head = nn.MaxPool2d(3, 2, 1, ceil_mode=True), nn.Linear(8 * 5 * 5, 5)
 
     def forward(self, x: Any) -> Any:
         h = F.relu(self.norm(self.stem(x)))

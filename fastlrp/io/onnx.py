@@ -59,7 +59,9 @@ def from_onnx(path: str | PathLike[str] | bytes, *, input_shapes: Mapping[str, S
         raise ImportError('from_onnx needs the package onnx: pip install "fastlrp[onnx]"') from None
     file = File(path)
     importer = _Importer(file, file.parse(onnx), onnx.defs.onnx_opset_version(), dict(input_shapes or {}))
-    return importer.builder.build(importer.walk())
+    outputs, builder = importer.walk(), importer.builder
+    del importer  # the message, and arrays that no layer needs, before layers copy theirs
+    return builder.build(outputs)
 
 
 class _Importer:

@@ -266,12 +266,12 @@ class Values:
         self._name(calls := self._live(symbols))
         try:
             net = Network.from_graph(self._inputs, symbols, channels_first=True, init=None)
-        except ValueError as error:
+            for call in calls:
+                for key, array in call.parameters.items():
+                    setattr(call.layer, key, array)
+                call.parameters = {}
+        except (ValueError, TypeError) as error:
             raise FormatError(f"{self.source}: {error}") from None
-        for call in calls:
-            for key, array in call.parameters.items():
-                setattr(call.layer, key, array)
-            call.parameters = {}
         if any(isinstance(value, Value) and value.is_a("softmax") for value in outputs):
             warnings.warn(f"{self.source}: the softmax at the end is left out: outputs are logits", stacklevel=3)
         return net
