@@ -18,7 +18,7 @@ from ..network import Network
 from ..shapes import as_size
 from .building import BATCH, UNKNOWN, Builder, Value
 from .onnx_file import FLOATS, File
-from .onnx_folding import FOLDS, shape_of
+from .onnx_folding import FOLDS, MOST_INPUTS, shape_of
 from .onnx_nodes import Node, text
 from .onnx_operators import OPERATORS
 from .values import Unsupported, shown
@@ -238,7 +238,8 @@ class _Importer:
 
 def _check_count(node: Node, inputs: Sequence[Any], least: int, most: int) -> None:
     """ValueError where a node has too few inputs or too many."""
-    if not least <= len(inputs) <= most or any(value is None for value in inputs[:least]):
+    required = inputs if most == MOST_INPUTS else inputs[:least]
+    missing = any(value is None for value in required)
+    if missing or not least <= len(inputs) <= most:
         expected = least if least == most else f"{least} to {most}"
-        raise ValueError(f"expected {expected} inputs, got {len(inputs)}"
-                         + " of which one is left out" * any(value is None for value in inputs[:least]))
+        raise ValueError(f"expected {expected} inputs, got {len(inputs)}" + " of which one is left out" * missing)
