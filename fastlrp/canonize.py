@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from .graph import Graph, Node
-from .layers import Dropout as Identity, Layer, WeightedLayer
+from .layers import Identity, Layer, WeightedLayer
 from .ops import PREPARING
 from .reference import Array, Reference, linear
 
@@ -120,7 +120,7 @@ class _Folding:
     def _maps(self, i: int) -> tuple[Array, Array]:
         """Scale and shift for every element of a sample, (1, ...)."""
         layer: Any = self.nodes[i].layer
-        scale, shift = (np.broadcast_to(a, (1, *layer.out_shape)).copy() for a in layer.affine())
+        scale, shift = (np.broadcast_to(a, (1, *layer.out_shape)).copy() for a in layer.affine(np.dtype(np.float64)))
         return scale, shift
 
 
@@ -140,8 +140,8 @@ def _with(layer: WeightedLayer, weight: Array, bias: Array) -> WeightedLayer:
     made = copy.copy(layer)
     made.use_bias, made._parameters = True, {}
     same = _per_channel(bias[None])
-    made._store("weight", weight.astype(layer.dtype))
-    made._store("bias", (bias if same is None else same).astype(layer.dtype))
+    made._store("weight", weight.astype(layer.dtype, order="C"))
+    made._store("bias", (bias if same is None else same).astype(layer.dtype, order="C"))
     return made
 
 

@@ -40,7 +40,7 @@ class ReLU6(Activation):
     """min(max(x, 0), 6); the slope at 0 and at 6 is 0. Source: Krizhevsky 2010, Convolutional Deep Belief Networks on
     CIFAR-10."""
 
-    kind, function, parameter = "relu6", "capped_relu", 6.0
+    kind, function, parameter = "cappedrelu", "capped_relu", 6.0  # "relu6" would be numbered relu61
     nonnegative = "always"
     gates = True
 

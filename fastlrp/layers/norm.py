@@ -73,7 +73,7 @@ class BatchNorm(ParameterLayer):
         with np.errstate(divide="ignore"):
             return 1 / np.sqrt(variance + self.eps), weight, bias, mean
 
-    def affine(self, dtype: np.dtype) -> tuple[Array, Array]:
+    def affine(self, dtype: Any = np.float64) -> tuple[Array, Array]:
         """s and t, each (C,), of the layer as x · s + t: computed in double precision, then rounded."""
         inverse, weight, bias, mean = self._in_double()
         with np.errstate(over="ignore", invalid="ignore"):
