@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
@@ -101,7 +102,8 @@ BROKEN: dict[str, tuple[Callable[[], bytes], str]] = {
     "a text": (lambda: b"This is no model.", "byte [0-9]+: not an ONNX model"),
     "a PNG": (lambda: b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "not an ONNX model"),
     "zeros": (lambda: bytes(100), "byte 2: not an ONNX model: no field of a protobuf message"),
-    "cut in half": (lambda: conv()[:len(conv()) // 2], "byte [0-9]+: not an ONNX model: a field of [0-9]+ bytes where "),
+    "cut in half": (lambda: conv()[:len(conv()) // 2],
+                    "byte [0-9]+: not an ONNX model: a field of [0-9]+ bytes where "),
     "cut in a number": (lambda: conv() + b"\x80", "not an ONNX model: the message ends inside a number"),
     "a number without an end": (lambda: conv() + b"\xff" * 20, "a number without an end"),
     "nested graphs": (lambda: nested(1000), "not an ONNX model: messages nested more than 60 deep"),
@@ -137,26 +139,33 @@ BROKEN: dict[str, tuple[Callable[[], bytes], str]] = {
     "a size of 0": (lambda: conv(lambda m: set_dims(m, 1, 3, 0, 5)), "give sizes"),
     "a negative size": (lambda: conv(lambda m: set_dims(m, 1, 3, -6, 5)), "give sizes"),
     "an absurd size": (lambda: conv(lambda m: set_dims(m, 1, 3, FAR, 5)), "the input 'x' must be less than 2147483648"),
-    "absurd sizes together": (lambda: conv(lambda m: set_dims(m, 1, 3, 1 << 30, 1 << 30)), "more than 8589934592 elements"),
-    "an input that is no tensor": (lambda: conv(lambda m: m.graph.input[0].type.ClearField("tensor_type")), "not a tensor"),
+    "absurd sizes together": (lambda: conv(lambda m: set_dims(m, 1, 3, 1 << 30, 1 << 30)),
+                              "more than 8589934592 elements"),
+    "an input that is no tensor": (lambda: conv(lambda m: m.graph.input[0].type.ClearField("tensor_type")),
+                                   "not a tensor"),
     # tensors
     "a weight cut off": (lambda: weight(lambda t: setattr(t, "raw_data", t.raw_data[:-3])),
                          r"initializer 'c0': expected 432 bytes for the shape \(4, 3, 3, 3\), got 429"),
-    "a weight with too much": (lambda: weight(lambda t: setattr(t, "raw_data", t.raw_data + b"0000")), "expected 432 bytes"),
+    "a weight with too much": (lambda: weight(lambda t: setattr(t, "raw_data", t.raw_data + b"0000")),
+                               "expected 432 bytes"),
     "a weight of absurd size": (lambda: weight(lambda t: t.dims.__setitem__(0, FAR)), "expected [0-9]+ bytes"),
     "a weight of negative size": (lambda: weight(lambda t: t.dims.__setitem__(0, -4)), "sizes of at least 0"),
     "a weight of too many sizes": (lambda: weight(lambda t: t.dims.extend([1] * 40)), "at most 32 sizes"),
     "a weight without values": (lambda: weight(lambda t: t.ClearField("raw_data")), "expected 108 values"),
     "a weight of another shape": (lambda: single("Conv", W(4, 3, 3)), r"node 'y_Conv' \(Conv\): "),
-    "a weight of strings": (lambda: weight(lambda t: setattr(t, "data_type", TensorProto.STRING)), "a tensor of type 8"),
+    "a weight of strings": (lambda: weight(lambda t: setattr(t, "data_type", TensorProto.STRING)),
+                            "a tensor of type 8"),
     "a weight of no type": (lambda: weight(lambda t: setattr(t, "data_type", 99)), "a tensor of type 99"),
     "a weight in segments": (lambda: weight(lambda t: setattr(t.segment, "begin", 1)), "in segments"),
-    "a weight for other channels": (lambda: single("Conv", W(4, 5, 3, 3)), r"does not fit samples of shape \(3, 6, 5\)"),
-    "a bias of another size": (lambda: single("Conv", W(4, 3, 3, 3), W(3)), r"expected a bias of shape \(4,\), got \(3,\)"),
+    "a weight for other channels": (lambda: single("Conv", W(4, 5, 3, 3)),
+                                    r"does not fit samples of shape \(3, 6, 5\)"),
+    "a bias of another size": (lambda: single("Conv", W(4, 3, 3, 3), W(3)),
+                               r"expected a bias of shape \(4,\), got \(3,\)"),
     "a weight without filters": (lambda: single("Conv", W(0, 3, 3, 3)), "a weight without values"),
     "a matrix for other features": (lambda: single("Gemm", W(5, 4), shape=(7,)), "does not fit samples of shape"),
     "a C of another size": (lambda: single("Gemm", W(7, 4), W(5), shape=(7,)), "do not fit"),
-    "a norm of another size": (lambda: single("BatchNormalization", W(2), W(2), W(2), W(2)), r"expected weight of shape \(3,\)"),
+    "a norm of another size": (lambda: single("BatchNormalization", W(2), W(2), W(2), W(2)),
+                               r"expected weight of shape \(3,\)"),
     # attributes
     "strides of 0": (lambda: conv(strides=[0, 1]), r"node 'y_Conv' \(Conv\): expected sizes of at least 1"),
     "negative strides": (lambda: conv(strides=[-1, 1]), "expected sizes of at least 1"),
@@ -179,7 +188,8 @@ BROKEN: dict[str, tuple[Callable[[], bytes], str]] = {
     "an attribute twice": (lambda: conv(lambda m: m.graph.node[0].attribute.extend(
         [helper.make_attribute("group", 1)] * 2)), "an attribute stands twice"),
     "an attribute from outside": (lambda: attribute(name="group", type=2, ref_attr_name="g"), "attribute 'group'"),
-    "a slope that is no number": (lambda: single("LeakyRelu", alpha=float("nan")), "attribute 'alpha': expected a finite"),
+    "a slope that is no number": (lambda: single("LeakyRelu", alpha=float("nan")),
+                                  "attribute 'alpha': expected a finite"),
     "an infinite epsilon": (lambda: single("BatchNormalization", W(3), W(3), W(3), abs(W(3)), epsilon=float("inf")),
                             "attribute 'epsilon': expected a finite number"),
     "bounds out of order": (lambda: single("Clip", np.float32(2), np.float32(1)), "low must be less than high"),
@@ -191,7 +201,9 @@ BROKEN: dict[str, tuple[Callable[[], bytes], str]] = {
     # numbers of inputs, axes
     "too few inputs": (lambda: model([node("Conv", "x", "y")]), r"\(Conv\): expected 2 to 3 inputs, got 1"),
     "too many inputs": (lambda: model([node("Relu", "x x", "y")]), r"\(Relu\): expected 1 inputs, got 2"),
-    "an input left out": (lambda: model([node("Add", "x -", "y")]), "expected 2 inputs, got 2 of which one is left out"),
+    "an input left out": (lambda: model([node("Add", "x -", "y")]),
+                          "expected 2 inputs, got 2 of which one is left out"),
+    "one of many left out": (lambda: model([node("Concat", "x - x", "y", axis=1)]), "of which one is left out"),
     "no inputs": (lambda: model([node("Relu", "", "y")]), "expected 1 inputs, got 0"),
     "an axis out of range": (lambda: model([node("Concat", "x x", "y", axis=7)]), "axis 7 is out of range for 4 axes"),
     "shapes that differ": (lambda: model([node("Transpose", "x", "t", perm=[0, 1, 3, 2]),
@@ -207,9 +219,10 @@ BROKEN: dict[str, tuple[Callable[[], bytes], str]] = {
     "a step of zero": (lambda: huge("Range", np.int64(0), np.int64(5), np.int64(0)), "delta other than 0"),
     "constants that do not fit": (lambda: huge("Add", W(3), W(2)), r"node 'r_Add' \(Add\): "),
     # more than the file's size explains
-    "a huge constant": (lambda: huge("ConstantOfShape", ints(FAR)), r"node 'y_Add' \(Add\): it asks for more memory than its size explains"),
+    "a huge constant": (lambda: huge("ConstantOfShape", ints(FAR)),
+                        r"node 'y_Add' \(Add\): it asks for more memory than its size explains"),
     "a huge constant, used": (lambda: model([node("ConstantOfShape", "c", "r"), node("Exp", "r", "y")],
-                                            {"c": ints(1 << 20, 1 << 20)}), "asks for more memory than its size explains"),
+                                            {"c": ints(1 << 20, 1 << 20)}), "asks for more memory"),
     "a huge range": (lambda: huge("Range", np.int64(0), np.int64(FAR), np.int64(1)), "asks for more memory"),
     "a huge tile": (lambda: huge("Tile", W(1), ints(FAR)), "asks for more memory"),
     "a huge expand": (lambda: model([node("Expand", "c s", "e"), node("Neg", "e", "r"), node("Add", "x r", "y")],
@@ -222,13 +235,12 @@ BROKEN: dict[str, tuple[Callable[[], bytes], str]] = {
                                       node("Add", "x p", "y")], {"c": ints(1 << 20, 1 << 20)}), "asks for more memory"),
     "a huge matrix": (lambda: model([node("ConstantOfShape", "c", "w"), node("MatMul", "x w", "y")],
                                     {"c": ints(7, 1 << 30)}, {"x": (1, 7)}), "asks for more memory"),
-    "a huge image as constant": (lambda: model([node("Add", "x c", "y")], {"c": W(1, 1 << 12)},
-                                               {"x": (1, 3, 1 << 12, 1 << 12)}), "asks for more memory"),
     "one weight for many layers": (lambda: model(
         [node("Conv", "x w", f"c{i}", pads=[i, 0, 0, 0]) for i in range(1, 400)] +
         [node("Concat", " ".join(f"c{i}" for i in range(1, 400)), "y", axis=2)], {"w": W(300, 30, 3, 3)},
         {"x": (1, 30, 3, 3)}), "asks for more memory"),
-    "a resize to a huge image": (lambda: single("Resize", None, np.float32([1, 1, 1 << 30, 1])), "asks for more memory"),
+    "a resize to a huge image": (lambda: single("Resize", None, np.float32([1, 1, 1 << 30, 1])),
+                                 "asks for more memory"),
     "many empty nodes": (lambda: field(7, b"\x0a\x00" * 10**6), "file: it asks for more memory"),
     "many empty names": (lambda: field(7, field(1, b"\x0a\x00" * 2 * 10**6)), "file: it asks for"),
     "many small numbers": (lambda: field(7, field(5, field(7, b"\1" * 10**7))), "file: it asks for"),
@@ -251,7 +263,9 @@ def test_broken_files(name: str) -> None:
     """A FormatError that names the file and the place."""
     make, message = BROKEN[name]
     data = make()
-    tracemalloc.start()
+    traced = len(data) < 1 << 20  # tracing is slow
+    if traced:
+        tracemalloc.start()
     try:
         with pytest.raises(FormatError, match=message) as found:
             fastlrp.from_onnx(data)
@@ -285,14 +299,16 @@ UNSUPPORTED: dict[str, tuple[Callable[[], bytes], str]] = {
     "computed weights": (lambda: model([node("Conv", "x x", "y")]), "weights that depends on the network's input"),
     "a product of matrices": (lambda: model([node("MatMul", "x x", "y")]), "MatMul"),
     "a matrix on images": (lambda: single("MatMul", W(5, 2)), r"a matrix product on samples of shape \(3, 6, 5\)"),
-    "a dilated pool": (lambda: single("MaxPool", kernel_shape=[2, 2], dilations=[2, 2]), "dilation .*: only 1"),
+    "a dilated mean": (lambda: single("AveragePool", opset=19, kernel_shape=[2, 2], dilations=[2, 2]),
+                       "dilations .*: only 1"),
     "indices of a pool": (lambda: model([node("MaxPool", "x", "p i", kernel_shape=[2, 2]), node("Flatten", "i", "y")]),
                           "MaxPool .* its output 'i': only the first one"),
     "a norm in training": (lambda: single("BatchNormalization", W(3), W(3), W(3), abs(W(3)), training_mode=1),
                            "training_mode: only evaluation"),
     "a transposed batch": (lambda: single("Gemm", W(7, 4), shape=(7,), transA=1), "transA"),
     "a mean over rows": (lambda: single("ReduceMean", ints(2)), "a mean over axes .*: only over all spatial axes"),
-    "a sum over pixels": (lambda: single("ReduceSum", ints(2, 3)), "ReduceSum .*: on values that depend on the network's input"),
+    "a sum over pixels": (lambda: single("ReduceSum", ints(2, 3)),
+                          "ReduceSum .*: on values that depend on the network's input"),
     "a softmax inside": (lambda: model([node("Softmax", "x", "s"), node("Relu", "s", "y")]),
                          r"Softmax \(node 's_Softmax'\): only as the last operation"),
     "a part of GELU": (lambda: model([node("Erf", "x", "y")]), "only as a part of GELU"),
@@ -306,7 +322,8 @@ UNSUPPORTED: dict[str, tuple[Callable[[], bytes], str]] = {
     "a pad of channels": (lambda: single("Pad", ints(0, 1, 0, 0, 0, 0, 0, 0)), "only around spatial axes"),
     "a pad that cuts": (lambda: single("Pad", ints(0, 0, -1, 0, 0, 0, 0, 0)), "none that cut off"),
     "a linear resize": (lambda: single("Resize", None, np.float32([1, 1, 2, 2]), mode="linear"), "mode 'linear'"),
-    "a resize to fractions": (lambda: single("Resize", None, np.float32([1, 1, 1.5, 2])), "only 'nearest' with whole numbers"),
+    "a resize to fractions": (lambda: single("Resize", None, np.float32([1, 1, 1.5, 2])),
+                              "only 'nearest' with whole numbers"),
     "a resize to other neighbours": (lambda: single("Resize", None, np.float32([1, 1, 3, 3]), nearest_mode="ceil"),
                                      "nearest neighbours other than every pixel repeated"),
     "a resize of channels": (lambda: single("Resize", None, np.float32([1, 2, 1, 1])), "only of spatial axes"),
@@ -335,7 +352,8 @@ UNSUPPORTED: dict[str, tuple[Callable[[], bytes], str]] = {
 
 
 def formula_of_erf() -> bytes:
-    return model([node("Div", "x root", "d"), node("Erf", "d", "e"), node("Relu", "e", "y")], {"root": np.float32(2**0.5)})
+    return model([node("Div", "x root", "d"), node("Erf", "d", "e"), node("Relu", "e", "y")],
+                 {"root": np.float32(2**0.5)})
 
 
 @pytest.mark.parametrize("name", UNSUPPORTED)
@@ -352,12 +370,13 @@ def test_unsupported_operators(name: str) -> None:
 
 def test_all_unsupported_operators_are_named_at_once() -> None:
     """Also those that read what another one should have made, and those in parallel branches; others are not."""
-    data = model([node("Foo", "x", "a"), node("Relu", "a", "b"), node("Bar", "b", "c"), node("Conv", "x w", "d", dilations=[1, 1]),
-                  node("MaxPool", "x", "e", kernel_shape=[2, 2], dilations=[2, 2]), node("Concat", "c d e", "y", axis=1)],
-                 {"w": W(4, 3, 3, 3)})
+    data = model([node("Foo", "x", "a"), node("Relu", "a", "b"), node("Bar", "b", "c"),
+                  node("Conv", "x w", "d", dilations=[1, 1]), node("Softmax", "x", "e", axis=1),
+                  node("Concat", "c d e", "y", axis=1)], {"w": W(4, 3, 3, 3)})
     with pytest.raises(UnsupportedError) as found:
         fastlrp.from_onnx(data)
-    assert [line.split(" (node")[0].strip() for line in str(found.value).split("\n")[1:-1]] == ["Foo", "MaxPool", "Bar"]
+    named = [line.split(" (node")[0].strip() for line in str(found.value).split("\n")[1:-1]]
+    assert sorted(named) == ["Bar", "Foo", "Softmax"]
 
 
 # ---- external data ----
@@ -420,7 +439,7 @@ def test_external_data_elsewhere_is_refused(name: str, folder: Path) -> None:
     (folder / "linked").symlink_to(folder.parent)
     (folder / "hard.bin").hardlink_to(outside)
     relocate(folder, location=OUTSIDE[name].format(outside=outside))
-    with pytest.raises(FormatError, match="initializer 'c0': its data is in '.*(expected the relative path|link|read|one name)"):
+    with pytest.raises(FormatError, match=r"initializer 'c0': its data is in '.*(relative path|link|read|one name)"):
         fastlrp.from_onnx(folder / "model.onnx")
 
 
@@ -450,7 +469,7 @@ def test_external_data_of_absurd_size(folder: Path) -> None:
 
 def test_bytes_have_no_external_data(folder: Path) -> None:
     """They have no folder."""
-    with pytest.raises(FormatError, match="initializer 'c0': .* bytes have no folder: give the model's path"):
+    with pytest.raises(FormatError, match=r"initializer 'c0': .* bytes have no folder: give the model's path"):
         fastlrp.from_onnx((folder / "model.onnx").read_bytes())
 
 
@@ -504,28 +523,80 @@ def mutated(data: bytes, rng: np.random.Generator) -> bytes:
     return bytes(out)
 
 
+NUMBERS = [0, 1, -1, 2, 3, 7, 64, 1 << 20, 1 << 31, 1 << 40, -(1 << 63), (1 << 63) - 1]
+WORDS = ["", "x", "y", "c", "w", "Relu", "Add", "Mul", "Conv", "MatMul", "Reshape", "Shape", "Gather", "Flatten",
+         "Concat", "Resize", "Softmax", "Constant", "Expand", "If", "SAME_LOWER", "..", "axis", "é" * 200]
+
+
+def reshaped(data: bytes, rng: np.random.Generator) -> bytes:
+    """A few fields of a model's messages set to something else, taken out, or put in twice."""
+    loaded = onnx.load_model_from_string(data)
+    for _ in range(rng.integers(1, 4)):
+        message = loaded
+        while True:
+            fields = message.ListFields()
+            if not fields:
+                break
+            kind, value = fields[rng.integers(len(fields))]
+            repeated = not isinstance(value, (int, float, str, bytes)) and not hasattr(value, "ListFields")
+            at = int(rng.integers(len(value))) if repeated else 0
+            if repeated and rng.random() < 0.15:
+                del value[at]
+                break
+            if repeated and rng.random() < 0.1 and len(value) < 100:
+                value.extend([value[at]])
+                break
+            if kind.message_type is None:
+                new = _other(value[at] if repeated else value, rng)
+                with contextlib.suppress(ValueError):  # where a field has fewer bits
+                    if repeated:
+                        value[at] = new
+                    else:
+                        setattr(message, kind.name, new)
+                break
+            message = value[at] if repeated else value
+    return loaded.SerializeToString()
+
+
+def _other(value: Any, rng: np.random.Generator) -> Any:
+    """Another value of the same type."""
+    if isinstance(value, int):
+        return value + int(rng.integers(-2, 3)) if rng.random() < 0.5 else NUMBERS[rng.integers(len(NUMBERS))]
+    if isinstance(value, float):
+        return float(rng.choice([0, -1, 1e-30, 1e30, np.nan, np.inf]))
+    word = WORDS[rng.integers(len(WORDS))]
+    return word if isinstance(value, str) else value[:int(rng.integers(1 + len(value)))] + word.encode()
+
+
+MUTATIONS = [mutated, reshaped]
+
 FUZZED = {
-    "images": spatial_model(), "formulas": model(
-        [node("Shape", "x", "s"), node("Gather", "s zero", "n"), node("Unsqueeze", "n axis", "u"), node("Concat", "u rest", "to", axis=0),
-         node("BatchNormalization", "x s3 s3 s3 s3", "b"), node("Sigmoid", "b", "g"), node("Mul", "b g", "m"),
-         node("Resize", "m - scales", "r"), node("Add", "r r", "a"), node("Reshape", "a to", "y")],
+    "images": spatial_model(),
+    "formulas": model(
+        [node("Shape", "x", "s"), node("Gather", "s zero", "n"), node("Unsqueeze", "n axis", "u"),
+         node("Concat", "u rest", "to", axis=0), node("BatchNormalization", "x s3 s3 s3 s3", "b"),
+         node("Sigmoid", "b", "g"), node("Mul", "b g", "m"), node("Resize", "m - scales", "r"), node("Add", "r r", "a"),
+         node("Reshape", "a to", "y")],
         {"zero": np.array(0), "axis": ints(0), "rest": ints(-1), "s3": np.float32([1, 2, 3]),
          "scales": np.float32([1, 1, 2, 2])}),
-    "rows": model([node("ConstantOfShape", "shape", "c", value=helper.make_tensor("v", 1, [1], [2.0])), node("Mul", "x c", "a"),
-                   node("Conv", "a w", "b", auto_pad="SAME_UPPER"), node("AveragePool", "b", "p", kernel_shape=[2], strides=[2]),
-                   node("Transpose", "p", "t", perm=[0, 2, 1]), node("Flatten", "t", "y")],
-                  {"shape": ints(3, 1), "w": W(2, 3, 3)}, {"x": ("N", 3, 8)}),
+    "rows": model(
+        [node("ConstantOfShape", "shape", "c", value=helper.make_tensor("v", 1, [1], [2.0])), node("Mul", "x c", "a"),
+         node("Conv", "a w", "b", auto_pad="SAME_UPPER"),
+         node("AveragePool", "b", "p", kernel_shape=[2], strides=[2]), node("Transpose", "p", "t", perm=[0, 2, 1]),
+         node("Flatten", "t", "y")],
+        {"shape": ints(3, 1), "w": W(2, 3, 3)}, {"x": ("N", 3, 8)}),
 }
 
 
+@pytest.mark.parametrize("mutate", MUTATIONS)
 @pytest.mark.parametrize("name", FUZZED)
-def test_mutated_files(name: str) -> None:
-    """Networks or documented errors, nothing else."""
+def test_mutated_files(name: str, mutate: Callable[[bytes, np.random.Generator], bytes]) -> None:
+    """Networks or documented errors, nothing else; FASTLRP_FUZZ says how many files."""
     count = int(os.environ.get("FASTLRP_FUZZ", "300"))
     rng = np.random.default_rng(sum(name.encode()))
     loaded = 0
     for _ in range(count):
-        data = mutated(FUZZED[name], rng)
+        data = mutate(FUZZED[name], rng)
         try:
             net = fastlrp.from_onnx(data)
         except FormatError as error:

@@ -103,10 +103,8 @@ class Builder(Pointwise):
 
     def max_pool(self, x: Value, kernel: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
                  ceil_mode: bool = False) -> Value:
-        """Maximum over windows; padding holds no data."""
-        if self._pair(dilation, x, 1) != (1, 1):
-            raise Unsupported(f"dilation {dilation}: only 1")
-        return self._pool(L.MaxPool2d, x, kernel, stride, padding, ceil_mode)
+        """Maximum over windows, of which each must hold data besides padding."""
+        return self._pool(L.MaxPool2d, x, kernel, stride, padding, ceil_mode, dilation=self._pair(dilation, x, 1))
 
     def avg_pool(self, x: Value, kernel: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
                  count_include_pad: bool = True) -> Value:

@@ -18,7 +18,7 @@ from ..network import Network
 from ..shapes import as_size
 from .building import BATCH, UNKNOWN, Builder, Value
 from .onnx_file import FLOATS, File
-from .onnx_folding import FOLDS, shape_of
+from .onnx_folding import FOLDS, MOST_INPUTS, shape_of
 from .onnx_nodes import Node, text
 from .onnx_operators import OPERATORS
 from .values import Unsupported, shown
@@ -59,7 +59,9 @@ def from_onnx(path: str | PathLike[str] | bytes, *, input_shapes: Mapping[str, S
         raise ImportError('from_onnx needs the package onnx: pip install "fastlrp[onnx]"') from None
     file = File(path)
     importer = _Importer(file, file.parse(onnx), onnx.defs.onnx_opset_version(), dict(input_shapes or {}))
-    return importer.builder.build(importer.walk())
+    outputs, builder = importer.walk(), importer.builder
+    del importer  # the message, and arrays that no layer needs, before layers copy theirs
+    return builder.build(outputs)
 
 
 class _Importer:
@@ -236,7 +238,8 @@ class _Importer:
 
 def _check_count(node: Node, inputs: Sequence[Any], least: int, most: int) -> None:
     """ValueError where a node has too few inputs or too many."""
-    if not least <= len(inputs) <= most or any(value is None for value in inputs[:least]):
+    required = inputs if most == MOST_INPUTS else inputs[:least]
+    missing = any(value is None for value in required)
+    if missing or not least <= len(inputs) <= most:
         expected = least if least == most else f"{least} to {most}"
-        raise ValueError(f"expected {expected} inputs, got {len(inputs)}"
-                         + " of which one is left out" * any(value is None for value in inputs[:least]))
+        raise ValueError(f"expected {expected} inputs, got {len(inputs)}" + " of which one is left out" * missing)

@@ -17,9 +17,10 @@ from .. import layers as L
 from ..layers import Layer
 from ..layers.base import Shape
 from ..reference import Array
-from .values import Unsupported, Value, Values
+from .values import ERF, Unsupported, Value, Values
 
 NO_BOUND = 3.4e38  # what sources write for none
+CONSTANT_BYTES = 48  # of each number that a layer keeps as an option
 CLOSE = 1e-6  # constants of formulas were rounded to single precision
 
 ACTIVATIONS: dict[str, Callable[..., Layer]] = {
@@ -65,13 +66,13 @@ class Pointwise(Values):
 
     def clip(self, x: Value, low: float = -math.inf, high: float = math.inf) -> Value:
         """min(max(x, low), high)."""
-        low, high = (float(bound) if abs(bound) < NO_BOUND else None for bound in (low, high))
-        if (low, high) == (None, None):
+        bounds = [float(bound) if abs(bound) < NO_BOUND else None for bound in (low, high)]
+        if bounds == [None, None]:
             return self.identity(x)
-        if (low, high) == (0, None):
+        if bounds == [0, None]:
             return self.activation(x, "relu")
-        if (low, high) != (0, 6):
-            return self.map(x, L.Clip(low, high), gate=low is not None and high is not None)
+        if bounds != [0, 6]:
+            return self.map(x, L.Clip(bounds[0], bounds[1]), gate=None not in bounds)
         base, times, plus = self._scaled(x)
         if abs(times - 1) < CLOSE and abs(plus - 3) < 3 * CLOSE:
             return self.map(x, L.ReLU6(), origin=("6 hardsigmoid", base), gate=True)
@@ -81,7 +82,7 @@ class Pointwise(Values):
         """A part of GELU, which has to be completed."""
         base, times, plus = self._scaled(x)
         if abs(times * math.sqrt(2) - 1) > CLOSE or plus:
-            raise Unsupported("only as a part of GELU: x / 2 · (1 + erf(x / √2))")
+            raise Unsupported(ERF)
         return Value(x.shape, origin=("erf", base, 1.0, 0.0), node=self.node)
 
     def identity(self, x: Value) -> Value:
@@ -103,8 +104,8 @@ class Pointwise(Values):
         if times.size > 1 or plus.size > 1:
             if not np.isfinite(times).all() or not np.isfinite(plus).all():
                 raise ValueError("constants must be finite")
-            return self.map(x, L.Scale(self._constant(times, x, 1.0), self._constant(plus, x, 0.0)), gate=x.gate)
-        self._constant(times, x, 1.0), self._constant(plus, x, 0.0)
+            return self.map(x, L.Scale(self._constant(times, x), self._constant(plus, x)), gate=x.gate)
+        self._constant(times, x), self._constant(plus, x)
         return self._scale(x, float(times.reshape(())), float(plus.reshape(())))
 
     def _scale(self, x: Value, times: float, plus: float) -> Value:
@@ -129,8 +130,9 @@ class Pointwise(Values):
             return base, times, plus
         return x, 1.0, 0.0
 
-    def _constant(self, constant: Array, x: Value, neutral: float) -> Any:
-        """A constant of the source as Scale takes it: a number, per channel (last axis inside), or a whole sample."""
+    def _constant(self, constant: Array, x: Value) -> Any:
+        """A constant of the source as Scale takes it: a number, per channel (last axis inside), or with a sample's
+        axes."""
         rank = len(x.shape)
         shape = (1,) * (rank + 1 - constant.ndim) + constant.shape
         if len(shape) != rank + 1 or shape[0] != 1:
@@ -143,14 +145,8 @@ class Pointwise(Values):
         constant = constant.reshape(shape[1:])
         if x.spatial is not None:
             constant = np.moveaxis(constant if rank == 3 else constant[:, None], 0, -1)
-            sample = self.inside(x.spatial)
-        else:
-            sample = x.shape
-        if constant.size == constant.shape[-1] == sample[-1]:
-            self.charge(8 * constant.size)
-            return constant.reshape(-1)
-        self.charge(8 * math.prod(sample))
-        return np.broadcast_to(constant, sample)
+        self.charge(CONSTANT_BYTES * constant.size)
+        return constant.reshape(-1) if constant.size == constant.shape[-1] else constant
 
     def _add_bias(self, x: Value, constant: Array) -> Value | None:
         """x with a constant as the bias of the layer that made it; None where that is not possible."""

@@ -28,6 +28,8 @@ BATCH = (1 << 30) + 128  # stands for the size of the batch in shapes: exact as 
 
 MOST_SHOWN = 100  # characters of a name in a message
 
+ERF = "only as a part of GELU: x / 2 · (1 + erf(x / √2))"
+
 
 class Unsupported(Exception):
     """The reason why an operator cannot be imported, raised while its node is read: `Builder.run` collects them."""
@@ -61,6 +63,13 @@ class Value:
     origin: tuple[Any, ...] = ()
     gate: bool = False
     node: tuple[str, str] = ("", "")
+
+    @property
+    def fault(self) -> str:
+        """Why nothing but the rest of its formula can read it; "" where anything can."""
+        if self.spatial is not None or self.plain is not None:
+            return ""
+        return "only as the last operation" if self.is_a("softmax") else ERF
 
     def is_a(self, kind: str) -> bool:
         """Whether it was made as `kind` says."""
@@ -113,6 +122,9 @@ class Values:
         self.node = (op, name)
         flat = [v for operand in operands for v in (operand if isinstance(operand, (list, tuple)) else [operand])]
         if any(operand is UNKNOWN for operand in flat):
+            for operand in flat:
+                if isinstance(operand, Value) and operand.fault:
+                    self.unsupported(operand.fault, operand.node)
             return UNKNOWN
         try:
             return work(*operands, **more)
@@ -179,9 +191,8 @@ class Values:
         return self.plain(value)
 
     def _check_made(self, value: Value) -> None:
-        if value.spatial is None and value.plain is None:
-            self.unsupported({"softmax": "only as the last operation, where it is dropped"}.get(
-                value.origin[0], "only as a part of GELU: x / 2 · (1 + erf(x / √2))"), value.node)
+        if value.fault:
+            self.unsupported(value.fault, value.node)
             raise _Silent
 
     def map(self, value: Value, layer: Layer, **more: Any) -> Value:
@@ -255,12 +266,12 @@ class Values:
         self._name(calls := self._live(symbols))
         try:
             net = Network.from_graph(self._inputs, symbols, channels_first=True, init=None)
-        except ValueError as error:
+            for call in calls:
+                for key, array in call.parameters.items():
+                    setattr(call.layer, key, array)
+                call.parameters = {}
+        except (ValueError, TypeError) as error:
             raise FormatError(f"{self.source}: {error}") from None
-        for call in calls:
-            for key, array in call.parameters.items():
-                setattr(call.layer, key, array)
-            call.parameters = {}
         if any(isinstance(value, Value) and value.is_a("softmax") for value in outputs):
             warnings.warn(f"{self.source}: the softmax at the end is left out: outputs are logits", stacklevel=3)
         return net
