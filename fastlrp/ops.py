@@ -60,9 +60,9 @@ class Native(Plain):
                 ratio: Ratio | None = None, sign: int = 0, direct: bool = False) -> Array:
         """Σ over operands of linear(operand, weight part) + bias, then the quotient, if any.
 
-        bias: (channels,), or of a sample's shape. sign: 1 where no exact sum can be negative, -1 where none can be positive: then rounding makes none.
-        direct: a sum's error may be no larger than its own terms', however large its neighbours are: not so with
-        Winograd's differences of sums.
+        bias: (channels,), or of a sample's shape. sign: 1 where no exact sum can be negative, -1 where none can be
+        positive: then rounding makes none. direct: a sum's error may be no larger than its own terms', however large
+        its neighbours are: not so with Winograd's differences of sums.
         """
         if bias is not None and bias.ndim > 1:
             return shifted(self, self.product(layer, parts, operands, sign=sign, direct=direct), bias, ratio)

@@ -1,4 +1,4 @@
-"""BatchNorm folded: forward unchanged, rules on the merged layer, names kept; what cannot be folded is an affine map."""
+"""BatchNorm folded: forward unchanged, rules on merged weights, names kept; what cannot be folded is an affine map."""
 
 from __future__ import annotations
 
