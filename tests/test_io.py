@@ -252,7 +252,8 @@ def test_format_2_is_read_for_good():
     assert json.loads(bytes(np.load(GOLDEN_2)["fastlrp.json"]))["version"] == 2
     assert [(node.name, node.inputs) for node in net.nodes] == [
         ("shared", (0,)), ("shared:2", (1,)), ("multiply1", (3, 0)), ("add1", (2, 4, 1)), ("concat1", (5, 0)),
-        ("batchnorm1", (6,)), ("to_channels_first1", (7,)), ("transpose1", (8,)), ("flatten1", (9,)), ("linear1", (10,)),
+        ("batchnorm1", (6,)), ("to_channels_first1", (7,)), ("transpose1", (8,)), ("flatten1", (9,)),
+        ("linear1", (10,)),
         ("reshape1", (10,)), ("to_channels_last1", (12,))]
     x = [(pattern(48) + 0.5).reshape(2, 2, 4, 3), pattern(48)[::-1].reshape(2, 2, 4, 3)]
     logits, spatial = net.forward(x)
