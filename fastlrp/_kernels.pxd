@@ -64,6 +64,8 @@ cdef extern from "fastlrp.h" nogil:
                        int32_t *winner)
     void flrp_max_pool_backward(int isa, int threads, const flrp_window *w, int64_t samples, const float *g,
                                 const int32_t *winner, float *out)
+    void flrp_max_pool_share(int threads, const flrp_window *w, int64_t samples, const float *g, const float *x,
+                             const float *y, float *out)
     void flrp_ratio_map(int isa, int threads, int64_t samples, int64_t size, int64_t channels, const float *sums,
                         int64_t sums_stride, const float *bias, const flrp_ratio *ratio, float *out)
     void flrp_gamma_map(int isa, int threads, int64_t samples, int64_t size, int64_t channels, const float *p,
@@ -76,7 +78,7 @@ cdef extern from "fastlrp.h" nogil:
     int flrp_is_nonnegative(int64_t size, const float *x)
     enum:
         FLRP_STEP_PRODUCT, FLRP_STEP_SUM_POOL, FLRP_STEP_SUM_POOL_BACKWARD, FLRP_STEP_MAX_POOL
-        FLRP_STEP_MAX_POOL_BACKWARD, FLRP_STEP_RATIO, FLRP_STEP_GAMMA, FLRP_STEP_ACTIVATION
+        FLRP_STEP_MAX_POOL_BACKWARD, FLRP_STEP_MAX_POOL_SHARE, FLRP_STEP_RATIO, FLRP_STEP_GAMMA, FLRP_STEP_ACTIVATION
         FLRP_STEP_ACTIVATION_BACKWARD, FLRP_STEP_PICK, FLRP_STEP_AFFINE, FLRP_STEP_COMBINE, FLRP_STEP_COPY
     enum:
         FLRP_COPY_AXES

@@ -314,7 +314,8 @@ cdef double product_work(Product product):
 
 STEPS = {"product": FLRP_STEP_PRODUCT, "sum_pool": FLRP_STEP_SUM_POOL,
          "sum_pool_backward": FLRP_STEP_SUM_POOL_BACKWARD, "max_pool": FLRP_STEP_MAX_POOL,
-         "max_pool_backward": FLRP_STEP_MAX_POOL_BACKWARD, "ratio": FLRP_STEP_RATIO, "gamma": FLRP_STEP_GAMMA,
+         "max_pool_backward": FLRP_STEP_MAX_POOL_BACKWARD, "max_pool_share": FLRP_STEP_MAX_POOL_SHARE,
+         "ratio": FLRP_STEP_RATIO, "gamma": FLRP_STEP_GAMMA,
          "activation": FLRP_STEP_ACTIVATION, "activation_backward": FLRP_STEP_ACTIVATION_BACKWARD,
          "pick": FLRP_STEP_PICK, "affine": FLRP_STEP_AFFINE, "combine": FLRP_STEP_COMBINE,
          "copy": FLRP_STEP_COPY}
@@ -529,6 +530,21 @@ def max_pool_backward(window, g, winner):
     cdef float *po = pointer(out, out.size, "out")
     with nogil:
         flrp_max_pool_backward(run_isa, run_threads, &w, samples, pg, pw, po)
+    return out
+
+
+def max_pool_share(window, g, x, y):
+    """The relevance g of maxima y of x, shared equally by all that attain them."""
+    cdef flrp_window w = window_of(window)
+    cdef int64_t samples = x.shape[0], pooled = samples * w.out_h * w.out_w * w.channels
+    cdef int run_threads = threads
+    out = empty((samples, *window.in_shape))
+    cdef const float *pg = pointer(g, pooled, "g")
+    cdef const float *px = pointer(x, out.size, "x")
+    cdef const float *py = pointer(y, pooled, "y")
+    cdef float *po = pointer(out, out.size, "out")
+    with nogil:
+        flrp_max_pool_share(run_threads, &w, samples, pg, px, py, po)
     return out
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .graph import Graph
+from .layers.pool import Sums
 from .rules import (
     AlphaBeta,
     Epsilon,
@@ -66,8 +67,12 @@ class Composite:
                 raise TypeError(f"the rule for layer {name!r} must be a fastlrp.rules rule, got {rule!r}")
         return replace(self, layers=(*rules.items(), *self.layers))
 
-    def resolve(self, graph: Graph) -> list[Rule]:
-        """One rule for each node of the graph, in execution order."""
+    def resolve(self, graph: Graph, pools_as_convolutions: bool = False) -> list[Rule]:
+        """One rule for each node of the graph, in execution order.
+
+        pools_as_convolutions: sum and average pools that no entry is about take the entry for convolutions before the
+        base's, but adaptive ones with windows of several sizes.
+        """
         names = [node.name for node in graph.nodes]
         unknown = [name for name, _ in self.layers if name not in names]
         if unknown:
@@ -80,7 +85,10 @@ class Composite:
                 bounded = graph.input_bounds(i) is not None
                 keys |= {"first", f"first {node.layer.role}"} | ({"first bounded"} if bounded else set())
             by_name = [rule for name, rule in self.layers if name in (node.name, node.layer.name)]
-            found = by_name or [rule for key, rule in (*self.entries, *self.base) if key in keys]
+            found = by_name or [rule for key, rule in self.entries if key in keys]
+            if pools_as_convolutions and isinstance(node.layer, Sums) and node.layer.even:
+                found += [rule for key, rule in self.entries if key == "convolution"]
+            found += [rule for key, rule in self.base if key in keys]
             if not found:
                 raise ValueError(f"composite {self.name!r} has no rule for layer {node.name!r} ({node.layer.kind})")
             rules.append(found[0])
@@ -118,8 +126,12 @@ def EpsilonGammaBox(low: Any = None, high: Any = None) -> Composite:
 
 
 def ExcitationBackprop() -> Composite:
-    """ZPlus for all layers with weights, plain gradients for activations. Source: Zhang et al. 2016."""
-    return _layered("excitation_backprop", ZPlus(None), ZPlus(None), base=(("activation", Gradient()), *BASE))
+    """ZPlus for all layers with weights, plain gradients for activations; constants that scale (Scale) have no say.
+
+    Source: Zhang et al. 2016.
+    """
+    base = (("scaling", Pass()), ("activation", Gradient()), *BASE)
+    return _layered("excitation_backprop", ZPlus(None), ZPlus(None), base=base)
 
 
 def DeepTaylor(low: Any = None, high: Any = None) -> Composite:

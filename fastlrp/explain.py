@@ -114,7 +114,7 @@ def _prepare(graph: Graph, composite: Any, compat: str | None) -> tuple[Composit
 
     def make() -> tuple[Composite, Plan]:
         found = find_composite(graph, composite) if chosen is None else chosen
-        return found, make_plan(graph, found.resolve(graph), convention)
+        return found, make_plan(graph, found.resolve(graph, convention.pools_as_convolutions), convention)
 
     key = (composite if chosen is None else chosen, convention)
     return *graph.prepared(key, make), key

@@ -140,9 +140,11 @@ class Network(Graph):
             arithmetic's; "high", 16 bits of every number; "medium", bfloat16; sums are float32. Only machines with AMX
             have something faster for the lower ones: on others all are "highest". Or "float64": on the NumPy twin,
             which knows no other precision than its dtype's.
-        compat: "zennit" (default) or "tensorflow_lrp" (default for `methods`): stabilisers and biases where a rule
-            leaves them open. "zennit" by name passes relevance through a BatchNorm that could not be folded; by default
-            it is explained as the affine map that it is.
+        compat: "zennit" (default), "tensorflow_lrp" (default for `methods`) or "lrp_toolbox": stabilisers, biases and
+            pools where a rule leaves them open. "zennit" by name passes relevance through a BatchNorm that could not be
+            folded; by default it is explained as the affine map that it is. In "lrp_toolbox", sum pools take the rule
+            of convolutions, ties of max pools share relevance, and stabilisers of 1e-16 keep out zeros alone: where a
+            sum cancels exactly, which in float32 is no rarity, relevance grows by 1e16.
         progress: show a progress bar.
 
         NaN and infinities propagate to what depends on them. An empty batch gives an empty result. Raises ValueError

@@ -137,6 +137,9 @@ class Native(Plain):
     def max_pool_backward(self, window: Window, g: Array, winner: Array) -> Array:
         return _kernels.max_pool_backward(window, g, winner)
 
+    def max_pool_share(self, window: Window, g: Array, x: Array, y: Array) -> Array:
+        return _kernels.max_pool_share(window, g, x, y)
+
     def ratio_map(self, sums: Array, bias: Array | None, ratio: Ratio) -> Array:
         return _kernels.ratio_map(sums, bias, ratio)
 

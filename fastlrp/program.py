@@ -128,6 +128,9 @@ class Recorder:
     def max_pool_backward(self, window: Window, g: Slot, winner: Slot) -> Slot:
         return self._add("max_pool_backward", window.in_shape, g, winner, window=window)
 
+    def max_pool_share(self, window: Window, g: Slot, x: Slot, y: Slot) -> Slot:
+        return self._add("max_pool_share", window.in_shape, g, x, y, window=window)
+
     def ratio_map(self, sums: Any, bias: Array | None, ratio: Any) -> Slot:
         shape, channels = ratio[0].sample_shape, 1 if bias is None else bias.size
         if isinstance(sums, Slot):

@@ -14,6 +14,7 @@ import numpy as np
 
 from .graph import Graph, Trace
 from .layers import Layer, WeightedLayer
+from .layers.pool import Maxima, Sums
 from .reference import Array, Operand, weight_part
 from .rules import (
     AlphaBeta,
@@ -45,6 +46,7 @@ class Plan:
     convention: Convention
     bounds: Mapping[int, Bounds]  # ZBox's, by node, in the shape of the layer's input
     nonnegative: tuple[Sequence[bool], Sequence[bool]]  # for each value: sure to be so for any input, for one that is
+    pools: Mapping[int, Layer]  # by node, the convolution that a sum pool with a linear layer's rule is
     means: Sequence[Array] | None = None  # mean of each value over the reference
     reached: dict[int, list[bool]] = field(default_factory=dict)  # see has_relevance
     # see _box_constant
@@ -59,11 +61,23 @@ class Plan:
 
 def make_plan(graph: Graph, rules: Sequence[Rule], convention: Convention) -> Plan:
     """Check that every node's rule fits its layer, and prepare what depends on the graph alone."""
-    for node, rule in zip(graph.nodes, rules, strict=True):
-        if not _applies(node.layer, rule):
+    pools: dict[int, Layer] = {}
+    if convention.pools_as_convolutions:
+        rules = [_of_sum(node.layer, rule, convention) for node, rule in zip(graph.nodes, rules, strict=True)]
+        pools = {i: node.layer.as_convolution(graph.ops.dtype) for i, node in enumerate(graph.nodes)
+                 if isinstance(node.layer, Sums) and node.layer.even and isinstance(rules[i], LinearRule)}
+    for i, (node, rule) in enumerate(zip(graph.nodes, rules, strict=True)):
+        if not _applies(pools.get(i, node.layer), rule):
             raise ValueError(f"rule {rule} does not apply to layer {node.name!r} ({node.layer!r})")
     bounds = {i: _box_bounds(graph, i, rule) for i, rule in enumerate(rules) if isinstance(rule, ZBox)}
-    return Plan(rules, convention, bounds, (graph.nonnegative(False), graph.nonnegative(True)))
+    return Plan(rules, convention, bounds, (graph.nonnegative(False), graph.nonnegative(True)), pools)
+
+
+def _of_sum(layer: Layer, rule: Rule, convention: Convention) -> Rule:
+    """A sum pool's Norm or Epsilon with its own stabiliser, as the rule of a convolution."""
+    if not isinstance(layer, Sums) or not layer.even or not isinstance(rule, (Norm, Epsilon)):
+        return rule
+    return Epsilon(convention.sum_epsilon if rule.epsilon is None else rule.epsilon)
 
 
 def _applies(layer: Layer, rule: Rule) -> bool:
@@ -135,6 +149,9 @@ class _Run:
         layer, rule = self.graph.nodes[index].layer, self.plan.rules[index]
         if isinstance(rule, LinearRule) and isinstance(layer, WeightedLayer):
             return self._weighted(index, x, relevance)
+        if index in self.plan.pools:
+            nonnegative = self.nonnegative[self.graph.nodes[index].inputs[0]]
+            return _Linear(self.ops, self.plan.pools[index], self.plan, index)(x, None, relevance, nonnegative)
         if isinstance(rule, (Norm, Epsilon)):
             return self._sum(index, x, relevance)
         if isinstance(rule, SmoothGradient):
@@ -144,6 +161,8 @@ class _Run:
             return self.ops.activation("relu", relevance)
         if isinstance(rule, Pass) and layer.role != "route":
             return relevance
+        if isinstance(rule, Pass) and isinstance(layer, Maxima) and self.plan.convention.ties_share:
+            return self.ops.max_pool_share(layer.window, relevance, x, self.trace.values[self.graph.first + index])
         back = layer.backward(self.ops, relevance, x, self.trace.kept[index])
         return self.ops.activation("relu", back) if isinstance(rule, PositiveGradient) else back
 

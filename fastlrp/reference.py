@@ -324,6 +324,13 @@ class Reference(Plain):
         taps_of = np.arange(np.prod(window.kernel)).reshape(1, 1, 1, *window.kernel, 1)
         return scatter_taps(np.where(winner[:, :, :, None, None] == taps_of, g[:, :, :, None, None], 0), window)
 
+    def max_pool_share(self, window: Window, g: Array, x: Array, y: Array) -> Array:
+        """The relevance g of maxima y of x, shared equally by all that attain them; a NaN's by all NaNs."""
+        values, inside = taps(pad(x, window), window), pad(np.ones((1, *window.in_shape), bool), window)
+        tied = taps(inside, window) & ((values == y[:, :, :, None, None]) | np.isnan(values))
+        share = g / np.maximum(tied.sum(axis=(3, 4)), 1).astype(g.dtype)  # a window over padding alone has none
+        return scatter_taps(np.where(tied, share[:, :, :, None, None], 0), window)
+
     def ratio_map(self, sums: Array, bias: Array | None, ratio: Ratio) -> Array:
         """The quotient of the ratio's relevance and sums + bias; the bias is one per channel or of a sample's shape."""
         return quotient(sums if bias is None else sums + bias, ratio)

@@ -24,7 +24,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Convention:
-    """How a tradition stabilises denominators and treats biases where a rule leaves it open."""
+    """How a tradition stabilises denominators, and treats biases and pools, where a rule leaves it open."""
 
     epsilon: float
     sum_epsilon: float  # for pools and Add
@@ -32,11 +32,17 @@ class Convention:
     signed: bool  # d + ε·sgn(d), or d + ε
     bias: bool
     affine_passes: bool = False  # whether Norm passes relevance through a BatchNorm that could not be folded
+    pools_as_convolutions: bool = False  # whether sum pools take the rule of convolutions, on the sum without its scale
+    ties_share: bool = False  # whether all inputs that attain a maximum share its relevance, or the first has it
 
 
+# The LRP toolbox divides by y + ε·sgn(y), by p + b⁺ + 1e-16 and by what is left of y, y − (p + b⁺ + 1e-16) − 1e-16:
+# this is q + b⁻, which is computed as such here, so that nothing cancels. Its sum pools take the rule that all layers
+# have; in its newest version alpha-beta with β > 0 squares R there by mistake, which is not followed.
 CONVENTIONS = {
-    "zennit": Convention(1e-6, 1e-6, 1e-6, True, True, True),
+    "zennit": Convention(1e-6, 1e-6, 1e-6, True, True, affine_passes=True),
     "tensorflow_lrp": Convention(1e-12, 1e-9, 1e-9, False, False),
+    "lrp_toolbox": Convention(1e-16, 1e-12, 1e-16, True, True, pools_as_convolutions=True, ties_share=True),
 }
 # Where none is named: zennit's, but that relevance is not passed through what shifts values.
 DEFAULT = replace(CONVENTIONS["zennit"], affine_passes=False)

@@ -128,6 +128,9 @@ void flrp_max_pool(int isa, int threads, const flrp_window *w, int64_t samples, 
                    int32_t *winner);
 void flrp_max_pool_backward(int isa, int threads, const flrp_window *w, int64_t samples, const float *g,
                             const int32_t *winner, float *out);
+/* The same where ties share g equally, NaNs being ties of a NaN: x is the input, y its maxima. */
+void flrp_max_pool_share(int threads, const flrp_window *w, int64_t samples, const float *g, const float *x,
+                         const float *y, float *out);
 
 /* out = quotient of relevance and sums[sample * sums_stride + i] + bias[i % channels]; bias may be NULL. */
 void flrp_ratio_map(int isa, int threads, int64_t samples, int64_t size, int64_t channels, const float *sums,
@@ -165,14 +168,14 @@ typedef struct {
 
 /* in and out are slots (-1: absent), as each kernel above takes them:
  * PRODUCT: operands, factors, bias = constants[0]; SUM_POOL: x, scale = constants[0]; SUM_POOL_BACKWARD: g, factor;
- * MAX_POOL: x to out and winner (int32); MAX_POOL_BACKWARD: g, winner; RATIO: sums or (absent) constants[1] for every
- * sample, bias = constants[0]; GAMMA: p, q, z to a and b, bias = constants[0]; ACTIVATION: x; ACTIVATION_BACKWARD: x,
- * g; PICK: outputs, kind 0: their value at the class, 1: one; AFFINE: (x - constants[0]) * [1] / [2] + [3], `channels`
- * of each; COMBINE: two, kind 0: their sum, 1: product; COPY: x to where `copy` says; kind 1: `parameter` everywhere
- * else. */
+ * MAX_POOL: x to out and winner (int32); MAX_POOL_BACKWARD: g, winner; MAX_POOL_SHARE: g, x, y; RATIO: sums or (absent)
+ * constants[1] for every sample, bias = constants[0]; GAMMA: p, q, z to a and b, bias = constants[0]; ACTIVATION: x;
+ * ACTIVATION_BACKWARD: x, g; PICK: outputs, kind 0: their value at the class, 1: one; AFFINE: (x - constants[0]) * [1] /
+ * [2] + [3], `channels` of each; COMBINE: two, kind 0: their sum, 1: product; COPY: x to where `copy` says; kind 1:
+ * `parameter` everywhere else. */
 enum {
     FLRP_STEP_PRODUCT, FLRP_STEP_SUM_POOL, FLRP_STEP_SUM_POOL_BACKWARD, FLRP_STEP_MAX_POOL,
-    FLRP_STEP_MAX_POOL_BACKWARD, FLRP_STEP_RATIO, FLRP_STEP_GAMMA, FLRP_STEP_ACTIVATION,
+    FLRP_STEP_MAX_POOL_BACKWARD, FLRP_STEP_MAX_POOL_SHARE, FLRP_STEP_RATIO, FLRP_STEP_GAMMA, FLRP_STEP_ACTIVATION,
     FLRP_STEP_ACTIVATION_BACKWARD, FLRP_STEP_PICK, FLRP_STEP_AFFINE, FLRP_STEP_COMBINE, FLRP_STEP_COPY
 };
 

@@ -87,6 +87,7 @@ static int run_step(const frame *f, const flrp_step *s, int threads) {
     case FLRP_STEP_MAX_POOL_BACKWARD:
         flrp_max_pool_backward(isa, threads, s->window, n, a.data, (const int32_t *)b.data, out);
         break;
+    case FLRP_STEP_MAX_POOL_SHARE: flrp_max_pool_share(threads, s->window, n, a.data, b.data, c.data, out); break;
     case FLRP_STEP_RATIO:
         if (a.data) flrp_ratio_map(isa, threads, n, size, s->channels, a.data, size, s->constants[0], &r, out);
         else flrp_ratio_map(isa, threads, n, size, s->channels, s->constants[1], 0, s->constants[0], &r, out);

@@ -82,6 +82,7 @@ MUTANTS = [
     Mutant("max pool, dilated borders", "src_c/body/pool.h", "flrp_ceil_div(-at, dilation)", "-at / dilation"),
     Mutant("max pool back, dilation", "src_c/body/pool.h", "if (ky % w->dilation_h || kx % w->dilation_w) continue;",
            "if (ky % w->dilation_h) continue;"),
+    Mutant("max pool back, ties share", "src_c/pool.c", "return g / (float)ties;", "return g;"),
     Mutant("max pool back", "src_c/body/pool.h", "winner[at + c] == tap ? g[at + c] : 0",
            "winner[at + c] >= tap ? g[at + c] : 0"),
     Mutant("quotient, zero", "src_c/body/pointwise.h", "return v_if_zero(s, v_mul(s, top), v_div(top, s))",

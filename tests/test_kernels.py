@@ -293,6 +293,7 @@ POOLS: dict[str, Verb] = {
     "sum back, factor": lambda ops, w, d: ops.sum_pool_backward(w, d.g, d.scale, d.x),
     "max": lambda ops, w, d: ops.max_pool(w, d.x),
     "max back": lambda ops, w, d: ops.max_pool_backward(w, d.g, d.winner),
+    "max back, ties share": lambda ops, w, d: ops.max_pool_share(w, d.g, d.x, d.y),
 }
 
 
@@ -303,9 +304,9 @@ def window_of(name: str) -> Window:
 
 def pool_operands(window: Window, n: int, draw: Draw) -> Operands:
     x = draw(n, *window.in_shape)
-    winner = EXACT.max_pool(window, np.asarray(x))[1]
+    y, winner = EXACT.max_pool(window, np.asarray(x))
     scale = guarded(draw.rng.choice([0.25, 0.5, 1, 2], window.grid))
-    return Operands(x=x, g=draw(n, *window.out_shape), scale=scale, winner=winner)
+    return Operands(x=x, g=draw(n, *window.out_shape), scale=scale, winner=winner, y=guarded(y))
 
 
 @pytest.mark.parametrize("verb", POOLS)
@@ -319,7 +320,7 @@ def test_pools(isa: str, name: str, verb: str) -> None:
             compare(POOLS[verb], window, pool_operands(window, n, draw), exact)
 
 
-@pytest.mark.parametrize("verb", ["max", "max back"])
+@pytest.mark.parametrize("verb", ["max", "max back", "max back, ties share"])
 @pytest.mark.parametrize("name", DILATED)
 def test_maxima_of_dilated_windows(isa: str, name: str, verb: str) -> None:
     """Integers bring ties; the way back skips what lies between the taps."""
@@ -351,6 +352,8 @@ def test_pools_of_values_that_are_not_numbers(isa: str, name: str) -> None:
     d = pool_operands(window, 2, draw)
     with np.errstate(invalid="ignore"):
         compare(POOLS["max"], window, Operands(x=guarded(x)), exact=True)
+        y = guarded(EXACT.max_pool(window, x)[0])
+        compare(POOLS["max back, ties share"], window, Operands(x=guarded(x), y=y, g=d.g), exact=True)
         compare(POOLS["sum"], window, Operands(x=guarded(x), scale=d.scale), exact=True)
         gradient = np.where(draw.rng.random(d.g.shape) < 0.2, np.nan, d.g)
         compare(POOLS["max back"], window, Operands(g=guarded(gradient), winner=d.winner), exact=True)
@@ -521,6 +524,8 @@ KERNEL_CALLS: dict[str, tuple[Sequence[str], Callable[[Any], Any]]] = {
         d.window, d.pooled, d.scale, d.pixels)),
     "max pool": (("pixels",), lambda d: _kernels.max_pool(d.window, d.pixels)),
     "max pool back": (("pooled", "winner"), lambda d: _kernels.max_pool_backward(d.window, d.pooled, d.winner)),
+    "max pool back, ties share": (("pooled", "pixels", "maxima"), lambda d: _kernels.max_pool_share(
+        d.window, d.pooled, d.pixels, d.maxima)),
     "ratio map": (("g", "h", "bias"), lambda d: _kernels.ratio_map(d.h, d.bias, (d.g, 1.0, 1.0, True))),
     "gamma map": (("g", "h", "bias"), lambda d: _kernels.gamma_map(d.h, d.h, d.h, d.bias, 1.0,
                                                                    (d.g, 1.0, 1.0, True))),
@@ -540,7 +545,8 @@ def kernel_arguments() -> Any:
     window = Window.fit((4, 4, 3), (2, 2), (2, 2), as_padding(0))
     d = product_operands(layer, 2, draw)
     pool = pool_operands(window, 2, draw)
-    d.__dict__.update(layer=layer, window=window, pixels=pool.x, pooled=pool.g, scale=pool.scale, winner=pool.winner)
+    d.__dict__.update(layer=layer, window=window, pixels=pool.x, pooled=pool.g, scale=pool.scale, winner=pool.winner,
+                      maxima=pool.y)
     return d
 
 

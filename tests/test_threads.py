@@ -95,7 +95,8 @@ def map_calls(_: str) -> list[np.ndarray]:
     x, g, scale = draw(9, 50, 47, 24), draw(9, *window.out_shape), draw(*window.grid)
     y, winner = NATIVE.max_pool(window, x)
     bias, ratio = draw(24), (g, 1e-6, 1.0, True)
-    return [y, winner, NATIVE.max_pool_backward(window, g, winner), NATIVE.sum_pool(window, x, scale),
+    return [y, winner, NATIVE.max_pool_backward(window, g, winner),
+            NATIVE.max_pool_share(window, g, x, y), NATIVE.sum_pool(window, x, scale),
             NATIVE.sum_pool_backward(window, g, scale, x), NATIVE.ratio_map(y, bias, ratio),
             *NATIVE.gamma_map(np.abs(y), -np.abs(g), y, bias, 0.25, ratio), NATIVE.activation("tanh", x),
             NATIVE.activation_backward("softplus", x, x), NATIVE.nonnegative_samples(x)]

@@ -12,6 +12,7 @@ import numpy as np
 from ..reference import Array
 from ..shapes import Run, Window, adaptive_runs, as_flag, as_number, as_padding, as_pair, check_elements
 from .base import Layer, Shape
+from .conv import Conv2d
 
 
 class Pooling(Layer):
@@ -19,6 +20,11 @@ class Pooling(Layer):
 
     nonnegative = "as input"
     window: Window
+
+    @property
+    def even(self) -> bool:
+        """Whether all windows have one size, and one distance: they slide then."""
+        return True
 
 
 class Sliding(Pooling):
@@ -71,7 +77,6 @@ class Adaptive(Pooling):
 
     @property
     def even(self) -> bool:
-        """Whether all windows have one size, and one distance: they slide then."""
         return len(self.runs[0]) == len(self.runs[1]) == 1
 
 
@@ -103,6 +108,17 @@ class Sums(Pooling):
 
     def backward(self, ops: Any, g: Array, x: Array, kept: Any) -> Array:
         return ops.sum_pool_backward(self.window, g, self._scales_in(ops.dtype))
+
+    def as_convolution(self, dtype: np.dtype) -> Layer:
+        """Σ over each window, without the factor, as a convolution of ones: to this, rules of linear layers apply.
+
+        Windows must be even.
+        """
+        window, channels = self.window, self.in_shape[2]
+        found = Conv2d(channels, window.kernel, window.stride, window.padding, groups=channels, bias=False)
+        found.build(self.in_shape)
+        found.weight = np.ones(found.weight_shape)
+        return found.astype(dtype)
 
     def norm(self, ops: Any, quotients: Array, x: Array) -> Array:
         """x · backward(quotients): how the Norm rule brings relevance down."""
