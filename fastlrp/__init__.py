@@ -6,6 +6,7 @@ from .errors import FormatError, UnsupportedError
 from .explain import Conservation, Explanation
 from .io import load
 from .io.lrp_toolbox import from_lrp_toolbox
+from .io.onnx import from_onnx
 from .io.sklearn import from_sklearn
 from .layers import *  # noqa: F403  the layers are the package's vocabulary
 from .layers import __all__ as _layers
@@ -13,5 +14,5 @@ from .network import Network
 from .ops import cpu_info, get_num_threads, set_num_threads
 
 __all__ = ["Conservation", "Explanation", "FormatError", "Network", "UnsupportedError", "__version__", "composites",
-           "cpu_info", "datasets", "from_lrp_toolbox", "from_sklearn", "get_num_threads", "load", "rules",
+           "cpu_info", "datasets", "from_lrp_toolbox", "from_onnx", "from_sklearn", "get_num_threads", "load", "rules",
            "set_num_threads", "train", "viz", *_layers]
