@@ -140,13 +140,17 @@ def set_parameters(module: Any, weight: np.ndarray, bias: np.ndarray) -> None:
 
 
 def import_zennit() -> Any:
-    """zennit.composites. zennit imports torchvision for the names of two classes, which stand-ins have as well."""
+    """zennit.composites. zennit imports torchvision for the names of two classes: stand-ins have them meanwhile."""
     stand_in = types.ModuleType("torchvision.models.resnet")
     stand_in.BasicBlock = stand_in.Bottleneck = type("Block", (), {})  # type: ignore[attr-defined]
-    for name in ("torchvision", "torchvision.models"):
-        sys.modules.setdefault(name, types.ModuleType(name))
-    sys.modules.setdefault("torchvision.models.resnet", stand_in)
-    from zennit import composites
+    absent = [name for name in ("torchvision", "torchvision.models", stand_in.__name__) if name not in sys.modules]
+    for name in absent:
+        sys.modules[name] = stand_in if name == stand_in.__name__ else types.ModuleType(name)
+    try:
+        from zennit import composites
+    finally:
+        for name in absent:
+            del sys.modules[name]
     return composites
 
 

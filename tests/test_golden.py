@@ -105,3 +105,51 @@ def test_relevance_equals_zennit(name: str, case: dict[str, Any], precision: str
         precision=precision,
     )
     assert relative_error(explanation.relevance, arrays[case["relevance"]]) <= TOLERANCE[precision]
+
+
+GRAPHS = sorted(path.stem for path in (FOLDER / "graphs").glob("*.npz"))
+GRAPH_CASES = [pytest.param(name, number, id=f"{name}-{case['composite']}") for name in GRAPHS
+               for number, case in enumerate(golden(f"graphs/{name}")[0]["cases"])]
+
+
+@functools.cache
+def graph(name: str) -> fastlrp.Network:
+    """The network of one golden file of graphs, with its parameters."""
+    spec, arrays = golden(f"graphs/{name}")
+    values = [fastlrp.Input(spec["input_shape"])]
+    for kind, options, layer_name, reads in spec["nodes"]:
+        layer = getattr(fastlrp, kind)(**as_arguments(options), name=layer_name)
+        values.append(layer(*(values[i] for i in reads)))
+    net = fastlrp.Network.from_graph(values[0], values[spec["output"]], channels_first=True, init=None)
+    for layer in net.layers:
+        for key in ("weight", "bias", "mean", "variance"):
+            if f"{layer.name}/{key}" in arrays:
+                setattr(layer, key, arrays[f"{layer.name}/{key}"])
+    return net
+
+
+def test_golden_graphs_exist() -> None:
+    """Residual, concatenated, depthwise, gated, and down and up."""
+    assert GRAPHS == ["densenet", "efficientnet", "mobilenet", "resnet", "unet"]
+
+
+@pytest.mark.parametrize("precision", TOLERANCE)
+@pytest.mark.parametrize("name", GRAPHS)
+def test_graphs_give_the_output(name: str, precision: str) -> None:
+    _, arrays = golden(f"graphs/{name}")
+    found = graph(name).forward(arrays["input"], precision=precision)
+    assert relative_error(found, arrays["output"]) <= TOLERANCE[precision]
+
+
+@pytest.mark.parametrize("precision", TOLERANCE)
+@pytest.mark.parametrize(("name", "number"), GRAPH_CASES)
+def test_relevance_of_graphs_equals_zennit(name: str, number: int, precision: str) -> None:
+    """Sums registered, gates constant, BatchNorm merged where a convolution makes its input, else passed."""
+    spec, arrays = golden(f"graphs/{name}")
+    case = spec["cases"][number]
+    composite = case["composite"]
+    if composite == "epsilon_gamma_box":
+        composite = fastlrp.composites.EpsilonGammaBox(*spec["bounds"])
+    found = graph(name).explain(arrays["input"], composite=composite, start=arrays[case["start"]],
+                                precision=precision, compat="zennit")
+    assert relative_error(found.relevance, arrays[f"relevance_{number}"]) <= TOLERANCE[precision]

@@ -1,0 +1,265 @@
+"""Networks at full size: imported, fastlrp's outputs are PyTorch's, and its relevance is zennit's.
+
+    python bench/conformance.py                   all networks of zoo.py: about half an hour, 6 GB
+    python bench/conformance.py --only ResNet     networks whose name contains ResNet
+    python bench/conformance.py --quick           their small versions: a minute
+    python bench/conformance.py --json FILE       also write the figures
+
+Needs requirements-peers.txt and onnx, onnxscript. For every network, with weights drawn to look trained:
+
+  forward       largest difference of outputs from PyTorch's over the largest output, by torch and by ONNX import
+  relevance     for every composite, relative L2 of an image's map:
+      ours        fastlrp against zennit, both float32, median over the images
+      zennit      zennit's float32 against its float64: what rounding alone does. Where it decides between units (which
+                  gate is open, which input of a pool wins), plain gradients change by a unit's share, whoever computes
+      float64     fastlrp's float64 twin against zennit's float64: what rounding does not blur, so whether both mean
+                  the same thing
+    Relevance starts as the logit of the class with the largest one (a map: of that class everywhere), for both.
+  conservation  for the same network without biases and shifts, ε = 0, on the twin: Σ relevance of the input over Σ at
+                the start (kept), and by how much it differs from what parts with zero denominators have left (off).
+                Not for gradients, of which ExcitationBackprop's activations have some
+  time          of one explanation of 4 images by EpsilonPlusFlat: an indication, peers.py measures
+
+zennit is given what it has rules for: additions are its Sum, gates constant factors that relevance passes, BatchNorm is
+merged by name, with eps in the variance (zennit would apply it once more). What could not be folded passes relevance
+there, so compat="zennit"; its ExcitationBackprop has no rule for BatchNorm and is given that one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import logging
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import dropping
+import harness
+import numpy as np
+import torch
+import zennit_zoo
+import zoo
+from tqdm import tqdm
+
+import fastlrp
+from fastlrp.composites import PRESETS, Composite, EpsilonGammaBox
+
+SIZES = {"U-Net": 128}  # of inputs; others: 224
+BOUNDS = (-2.5, 2.5)  # of zoo.images
+IMAGES, AT_ONCE, TIMED = 8, 4, 4
+FORWARD, RELEVANCE, SAME, OFF = 1e-4, 1e-3, 1e-6, 1e-6  # the largest errors that conform
+
+
+@dataclass
+class Row:
+    """One composite on one network."""
+
+    composite: str
+    ours: float
+    zennit: float
+    float64: float
+
+    @property
+    def conforms(self) -> bool:
+        """In single precision no worse than the bound or than zennit itself, in double precision the same."""
+        return self.ours <= max(RELEVANCE, 2 * self.zennit) and self.float64 <= SAME
+
+
+@dataclass
+class Found:
+    """What a network's run finds."""
+
+    network: str
+    size: int
+    parameters: int
+    forward: dict[str, float]  # by importer
+    relevance: list[Row] = field(default_factory=list)
+    conservation: dict[str, tuple[float, float]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def conforms(self) -> bool:
+        return (max(self.forward.values()) <= FORWARD and all(row.conforms for row in self.relevance)
+                and all(off <= OFF for _, off in self.conservation.values()))
+
+
+def errors(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """Relative L2 for each sample."""
+    axes = tuple(range(1, expected.ndim))
+    difference = found.astype(np.float64) - expected
+    return np.sqrt((difference ** 2).sum(axes) / (expected.astype(np.float64) ** 2).sum(axes))
+
+
+def logits_of_the_best(output: torch.Tensor) -> torch.Tensor:
+    """The start: the output at the class that has most of it, zero elsewhere."""
+    best = (output.flatten(2).sum(2) if output.ndim > 2 else output).argmax(1)
+    start = torch.zeros_like(output)
+    rows = torch.arange(len(output))
+    start[rows, best] = output[rows, best]
+    return start
+
+
+def preset(name: str) -> Composite:
+    return EpsilonGammaBox(*BOUNDS) if name == "epsilon_gamma_box" else PRESETS[name]()
+
+
+def without_epsilon(composite: Composite) -> Composite:
+    """The same with ε = 0 in every rule that has one."""
+    def exact(entries: Any) -> Any:
+        return tuple((key, replace(rule, epsilon=0.0) if hasattr(rule, "epsilon") else rule) for key, rule in entries)
+    return replace(composite, entries=exact(composite.entries), base=exact(composite.base))
+
+
+def by_onnx(model: Any, x: torch.Tensor) -> fastlrp.Network:
+    """The network by way of a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        torch.onnx.export(model, (x[:1],), path, dynamo=True, external_data=False, verbose=False,
+                          dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+        return fastlrp.from_onnx(path)
+
+
+def forward_errors(model: Any, net: fastlrp.Network, x: torch.Tensor) -> dict[str, float]:
+    with torch.no_grad():
+        expected = model(x).numpy()
+    makers: dict[str, Callable[[], fastlrp.Network]] = {"torch": lambda: net, "onnx": lambda: by_onnx(model, x)}
+    return {name: float(np.abs(make().forward(x.numpy()) - expected).max() / np.abs(expected).max())
+            for name, make in makers.items()}
+
+
+class Judge:
+    """zennit's relevance of one model, in single precision and, of the first image, in double."""
+
+    def __init__(self, model: Any, x: torch.Tensor):
+        self.x, self.pairs, self.single = x, zennit_zoo.merged_pairs(model, x[:1]), zennit_zoo.registered(model)
+        self.double = zennit_zoo.registered(model).double()
+        with torch.no_grad():
+            self.start = torch.cat([logits_of_the_best(model(part)) for part in x.split(AT_ONCE)])
+
+    def __call__(self, composite: str) -> np.ndarray:
+        parts = [zennit_zoo.explain(self.single, x, composite, start, self.pairs, BOUNDS)
+                 for x, start in zip(self.x.split(AT_ONCE), self.start.split(AT_ONCE), strict=True)]
+        return torch.cat(parts).numpy()
+
+    def exactly(self, composite: str) -> np.ndarray:
+        return zennit_zoo.explain(self.double, self.x[:1].double(), composite, self.start[:1].double(), self.pairs,
+                                  BOUNDS).numpy()
+
+
+def relevance_rows(net: fastlrp.Network, judge: Judge, bar: tqdm) -> Iterator[Row]:
+    twin, x, start = net.to_numpy(), judge.x.numpy(), judge.start.numpy()
+    for name in fastlrp.composites.names():
+        bar.set_postfix_str(name)
+        theirs, exact = judge(name), judge.exactly(name)
+        ours = net.explain(x, composite=preset(name), start=start, compat="zennit").relevance
+        ours64 = twin.explain(x[:1], composite=preset(name), start=start[:1], compat="zennit").relevance
+        yield Row(name, float(np.median(errors(ours, theirs))), float(errors(theirs[:1], exact)[0]),
+                  float(errors(ours64, exact)[0]))
+        bar.update()
+
+
+def conservation(make: Callable[[], Any], x: torch.Tensor) -> dict[str, tuple[float, float]]:
+    """By composite: Σ R in / Σ R out of the network without biases, and what of it nothing accounts for."""
+    model = zoo.trained_like(make(), size=x.shape[-1], biases=False)
+    twin, found = fastlrp.from_torch(model, x[:1]).to_numpy(), {}
+    with torch.no_grad():
+        start = logits_of_the_best(model(x[:1])).double().numpy()
+    for name in fastlrp.composites.names():
+        if name not in (*zennit_zoo.GRADIENTS, "excitation_backprop"):
+            kept, dropped = dropping.kept_and_dropped(twin, x[:1].numpy(), without_epsilon(preset(name)), start)
+            found[name] = kept / start.sum(), abs(kept + dropped - start.sum()) / abs(start.sum())
+    return found
+
+
+def seconds(net: fastlrp.Network, judge: Judge) -> dict[str, float]:
+    """The best of three, in turn."""
+    x, start = judge.x[:TIMED], judge.start[:TIMED]
+    calls: dict[str, Callable[[], Any]] = {
+        "fastlrp": lambda: net.explain(x.numpy(), composite="epsilon_plus_flat", start=start.numpy(), compat="zennit"),
+        "zennit": lambda: zennit_zoo.explain(judge.single, x, "epsilon_plus_flat", start, judge.pairs, BOUNDS)}
+    best = dict.fromkeys(calls, float("inf"))
+    for _ in range(3):
+        for name, call in calls.items():
+            time.sleep(harness.PAUSE)
+            begun = time.perf_counter()
+            call()
+            best[name] = min(best[name], time.perf_counter() - begun)
+    return best
+
+
+def examined(name: str, quick: bool, bar: tqdm) -> Found:
+    """All that is measured of a network."""
+    size = 32 if quick else SIZES.get(name, 224)
+
+    def make() -> Any:
+        torch.manual_seed(0)
+        return zoo.ZOO[name](small=quick)
+
+    bar.set_description(name)
+    model = zennit_zoo.without_eps(zoo.trained_like(make(), size=size))
+    x = zoo.images(IMAGES, size)
+    bar.set_postfix_str("forward")
+    net = fastlrp.from_torch(model, x[:1])
+    found = Found(name, size, sum(p.numel() for p in model.parameters()), forward_errors(model, net, x))
+    judge = Judge(model, x)
+    found.relevance = list(relevance_rows(net, judge, bar))
+    bar.set_postfix_str("time")
+    found.seconds = seconds(net, judge)
+    del net, judge, model
+    gc.collect()
+    bar.set_postfix_str("conservation")
+    found.conservation = conservation(make, x)
+    return found
+
+
+def table(found: Found) -> str:
+    """One network's figures."""
+    ratio = found.seconds["zennit"] / found.seconds["fastlrp"]
+    lines = [f"{found.network}, {found.size} × {found.size}, {found.parameters:,} parameters: "
+             f"{'conforms' if found.conforms else 'DOES NOT CONFORM'}",
+             "  forward: " + ", ".join(f"{error:.1e} by {name}" for name, error in found.forward.items()),
+             f"  EpsilonPlusFlat, {TIMED} images: {found.seconds['fastlrp']:.2f} s, zennit "
+             f"{found.seconds['zennit']:.2f} s, {ratio:.1f} times",
+             f"  {'composite':<28}{'ours':>10}{'zennit':>10}{'float64':>10}{'kept':>12}{'off':>10}"]
+    for row in found.relevance:
+        kept, off = found.conservation.get(row.composite, (None, None))
+        sums = "" if kept is None else f"{kept:>12.6f}{off:>10.1e}"
+        mark = "" if row.conforms else "  does not conform"
+        note = "  rounding decides between units" if row.conforms and row.ours > RELEVANCE else ""
+        lines.append(f"  {row.composite:<28}{row.ours:>10.1e}{row.zennit:>10.1e}{row.float64:>10.1e}{sums}"
+                     f"{mark}{note}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="networks whose name contains this")
+    parser.add_argument("--quick", action="store_true", help="small versions")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    options = parser.parse_args()
+    torch.set_num_threads(fastlrp.get_num_threads())
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision
+    names = [name for name in zoo.ZOO if options.only in name]
+    about, results = harness.machine(), []
+    print(", ".join(f"{key}: {value}" for key, value in about.items()))
+    with tqdm(total=len(names) * len(fastlrp.composites.names()), unit="composite") as bar:
+        for name in names:
+            results.append(examined(name, options.quick, bar))
+            tqdm.write(table(results[-1]) + "\n")
+            if options.json:  # after each: a run that is stopped leaves what it has found
+                harness.write_json(options.json, {"machine": about, "quick": options.quick,
+                                                  "networks": [{**asdict(found), "conforms": found.conforms}
+                                                               for found in results]})
+    if not all(found.conforms for found in results):
+        raise SystemExit("not all networks conform")
+
+
+if __name__ == "__main__":
+    main()

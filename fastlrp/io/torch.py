@@ -1,0 +1,252 @@
+"""Networks from PyTorch modules: traced by torch.export, read operator by operator.
+
+In: a torch.nn.Module and an example input. Out: a Network in PyTorch's layouts, (N, C, H, W). The trace holds ATen
+operators; `aten.READERS` says for each what it is in the builder's terms. What does not depend on the input is computed
+here, by torch itself. Nothing is run but that, and the module is left as it was.
+"""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+from ..errors import UnsupportedError
+from ..network import Network
+from ..reference import Array
+from .aten import READERS, RESHAPING
+from .building import BATCH, UNKNOWN, Builder, Unsupported, Value
+
+TRACED = 7  # samples in the trace: torch.export takes sizes of 0 and 1 for constants
+
+
+class _BatchSize:
+    """The number of samples, or a number made of it: values may be reshaped by it, and nothing else."""
+
+
+BATCH_SIZE = _BatchSize()
+
+
+def from_torch(module: Any, example_input: Any) -> Network:
+    """The network of a torch.nn.Module in evaluation mode, with copies of its weights.
+
+    example_input: a tensor, or a tuple of tensors for a module with several inputs: (N, C, H, W), (N, C, L) or
+        (N, features), N >= 1. Its values do not matter, nor does N: the network takes batches of any size.
+
+    Inputs, outputs, relevance and `e.layers` keep the module's layouts. Layers are named after the modules' paths, as
+    "layer1.0.conv1"; functional calls after their operators, as "add", "add_1". Modules called twice on inputs of one
+    shape stay one layer. A softmax at the end is left out, with a warning. A product of two computed values takes one
+    of them for a gate, which gets no relevance.
+
+    Raises UnsupportedError that lists all operators that fastlrp does not have, or says why the module cannot be
+    traced; TypeError and ValueError for other arguments; ImportError without PyTorch (the extra "torch").
+    """
+    try:
+        import torch
+    except ImportError:
+        raise ImportError("from_torch needs PyTorch: pip install fastlrp[torch]") from None
+    if not isinstance(module, torch.nn.Module):
+        raise TypeError(f"module must be a torch.nn.Module, got {module!r}")
+    inputs = _inputs(torch, example_input)
+    with torch.no_grad(), _evaluating(module), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, about itself
+        reader = _Reader(torch, module, _traced(torch, module, inputs))
+        outputs = reader.read()
+    return reader.builder.build(outputs)
+
+
+def _inputs(torch: Any, example: Any) -> tuple[Any, ...]:
+    """The example's tensors, each with TRACED samples."""
+    given = tuple(example) if isinstance(example, (tuple, list)) else (example,)
+    for tensor in given:
+        if not isinstance(tensor, torch.Tensor):
+            raise TypeError(f"example_input must be a tensor or a tuple of tensors, got {type(tensor).__name__}")
+        if not tensor.is_floating_point():
+            raise TypeError(f"example_input must hold floating-point numbers, got {tensor.dtype}")
+        if tensor.ndim < 2 or 0 in tensor.shape:
+            raise ValueError("example_input must have shape (N, C, H, W), (N, C, L) or (N, features) with N >= 1, got "
+                             f"{tuple(tensor.shape)}")
+    if len({len(tensor) for tensor in given}) != 1:
+        raise ValueError("example_input must hold at least one tensor, and as many samples in each, got shapes "
+                         f"{[tuple(tensor.shape) for tensor in given]}")
+    return tuple(tensor.detach()[:1].expand(TRACED, *tensor.shape[1:]).contiguous() for tensor in given)
+
+
+@contextmanager
+def _evaluating(module: Any) -> Iterator[None]:
+    """The module in evaluation mode; afterwards each of its parts in the mode it was in."""
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        module.eval()
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+def _traced(torch: Any, module: Any, inputs: tuple[Any, ...]) -> Any:
+    """The exported program, the batch's size free. What torch.export refuses, torch.fx may untangle for it."""
+    free = torch.export.ShapesCollection()
+    for tensor in inputs:
+        free[tensor] = {0: torch.export.Dim.AUTO}
+    try:
+        program = torch.export.export(module, inputs, dynamic_shapes=free, strict=False)
+    except Exception as error:
+        try:
+            program = torch.export.export(torch.fx.symbolic_trace(module), inputs, dynamic_shapes=free, strict=False)
+        except Exception:
+            reason = f"{type(error).__name__}: {error}".strip().split("\n")[0]
+            raise UnsupportedError(f"{type(module).__name__}: torch.export cannot trace it: {reason}") from error
+    return program.run_decompositions({}) if _reads_what_changed(program.graph) else program
+
+
+def _reads_what_changed(graph: Any) -> bool:
+    """Whether a value is read after an operator in place has changed it, or one that may share its memory: what the
+    operator gives is then not all that it does, and torch has to take it apart."""
+    place = {node: i for i, node in enumerate(graph.nodes)}
+    sharing: dict[Any, list[Any]] = {node: [node] for node in graph.nodes}
+    for node in graph.nodes:
+        schema = getattr(node.target, "_schema", None)
+        source = node.args[0] if node.args else None
+        if schema is None or not isinstance(source, type(node)):
+            continue
+        if schema.is_mutable and any(place[user] > place[node] for own in sharing[source] for user in own.users):
+            return True
+        if "dropout" in schema.name or any(result.alias_info for result in schema.returns):
+            sharing[source].append(node)
+            sharing[node] = sharing[source]
+    return False
+
+
+class _Reader:
+    """Reads an exported program into a builder."""
+
+    def __init__(self, torch: Any, module: Any, program: Any):
+        self.torch, self.module, self.program = torch, module, program
+        self.builder = Builder(type(module).__name__, [kind for kind in READERS if not kind.startswith("_")])
+        self.inputs = set(program.graph_signature.user_inputs)
+        self.batch = {str(node.meta["val"].shape[0]) for node in program.graph.nodes if node.name in self.inputs}
+        self.found: dict[Any, Any] = {}  # of each node: a Value, tensor, number, sequence of them
+        self.arrays: dict[int, tuple[Any, Array]] = {}
+        self.names = self._names()
+
+    def read(self) -> list[Any]:
+        """The outputs."""
+        signature = self.program.graph_signature
+        for node in self.program.graph.nodes:
+            if node.op == "placeholder":
+                self.found[node] = self._placeholder(node)
+            elif node.op == "call_function" and node.users:
+                self.found[node] = self._call(node)
+        last = next(node for node in self.program.graph.nodes if node.op == "output")
+        outputs = [self.found.get(node) for node in last.args[0] if getattr(node, "name", "") in signature.user_outputs]
+        if not outputs or not all(isinstance(value, Value) or value is UNKNOWN for value in outputs):
+            raise UnsupportedError(f"{self.builder.source}: outputs must be tensors that depend on the input")
+        return outputs
+
+    def _placeholder(self, node: Any) -> Any:
+        if node.name in self.inputs:
+            return self.builder.input(node.name, tuple(node.meta["val"].shape[1:]))
+        signature = self.program.graph_signature
+        names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers,
+                 **signature.inputs_to_lifted_tensor_constants}
+        name = names.get(node.name)
+        return self.program.constants[name] if name in self.program.constants else self.program.state_dict.get(name)
+
+    def _call(self, node: Any) -> Any:
+        """What an operator gives: computed by torch if there is no value in it, else what READERS make of it."""
+        args, more = self.torch.fx.node.map_arg((node.args, dict(node.kwargs)), self.found.get)
+        given = [*_flat(args), *_flat(more.values())]
+        if any(value is UNKNOWN for value in given):
+            if _kind(node) not in READERS and node.target is not operator.getitem:
+                self.builder.unsupported(node=(_kind(node), self.names[node]))
+            return UNKNOWN
+        if node.target is operator.getitem and not isinstance(args[0], Value):
+            return args[0][args[1]]
+        if not any(isinstance(value, (Value, _BatchSize)) for value in given):
+            return node.target(*args, **more)
+        if not hasattr(node.meta.get("val"), "shape") and _kind(node) not in READERS:
+            return BATCH_SIZE  # the one number that a trace leaves open
+        return self.builder.run(_kind(node), self.names[node], self._read, node, args, more)
+
+    def _read(self, node: Any, args: Any, more: Any) -> Any:
+        kind = _kind(node)
+        if kind not in READERS:
+            raise Unsupported
+        schema = node.target._schema.arguments
+        named = {own.name: own.default_value for own in schema}
+        named.update(zip((own.name for own in schema), args, strict=False), **more)
+        if kind not in RESHAPING and BATCH_SIZE in _flat(named.values()):
+            raise Unsupported("a number that depends on the size of the batch")
+        options = SimpleNamespace(**{key: self._constant(value) for key, value in named.items()})
+        options.result = self._shape(node)
+        options.module = self._module(node)
+        options.users = {_kind(user) for user in node.users}
+        return READERS[kind](self.builder, options)
+
+    def _shape(self, node: Any) -> tuple[Any, ...]:
+        """The shape of a node's result, BATCH for the batch."""
+        shape = getattr(node.meta.get("val"), "shape", ())
+        sizes = tuple(BATCH if not axis and str(size) in self.batch else size for axis, size in enumerate(shape))
+        if not all(isinstance(size, int) for size in sizes):
+            raise Unsupported(f"the shape {tuple(map(str, shape))} mixes the batch with other axes")
+        return sizes
+
+    def _constant(self, value: Any) -> Any:
+        """A tensor as a float32 array: in its own memory if possible, and one array for one tensor, so that layers
+        with the same weights are found to have them."""
+        if not isinstance(value, self.torch.Tensor):
+            return value
+        if id(value) not in self.arrays:
+            self.arrays[id(value)] = value, value.detach().cpu().float().numpy()
+        return self.arrays[id(value)][1]
+
+    def _module(self, node: Any) -> Any:
+        """The innermost module that calls an operator."""
+        path = _path(node)
+        try:
+            return self.module.get_submodule(path)
+        except AttributeError:  # made while tracing
+            return None
+
+    def _names(self) -> dict[Any, str]:
+        """The modules' paths for operators that are all that a module does, else the operators' own names as torch
+        counts them."""
+        nodes = [node for node in self.program.graph.nodes if node.op == "call_function"]
+        kinds: dict[str, set[str]] = {}
+        for node in nodes:
+            if node.target is not operator.getitem:
+                kinds.setdefault(_path(node), set()).add(_kind(node))
+        counts: Counter[str] = Counter()
+        names = {}
+        for node in nodes:
+            path, kind = _path(node), _kind(node)
+            module = self._module(node)
+            if path and len(kinds.get(path, ())) == 1 and module is not None and not any(module.children()):
+                names[node] = path
+            else:
+                names[node] = f"{kind}_{counts[kind]}" if counts[kind] else kind
+                counts[kind] += 1
+        return names
+
+
+def _kind(node: Any) -> str:
+    """An operator's name, the same in place: "relu" for aten.relu_.default."""
+    packet = getattr(node.target, "overloadpacket", node.target)
+    name = str(getattr(packet, "__name__", packet))
+    return name if name.startswith("_") else name.rstrip("_")
+
+
+def _path(node: Any) -> str:
+    """The path of the module that an operator belongs to."""
+    stack = node.meta.get("nn_module_stack") or {"": ("", "")}
+    return str(list(stack.values())[-1][0])
+
+
+def _flat(values: Any) -> list[Any]:
+    """All that is in sequences in sequences."""
+    return [part for value in values for part in (_flat(value) if isinstance(value, (list, tuple)) else [value])]

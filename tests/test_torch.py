@@ -1,0 +1,383 @@
+"""Networks imported from PyTorch: the same function, names and layouts, and a module that stays as it was."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastlrp
+
+torch = pytest.importorskip("torch")
+from torch import nn  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
+
+sys.path.insert(0, str(Path(fastlrp.__file__).parent.parent / "bench"))
+import zoo  # noqa: E402
+
+SMALL = 1e-5  # relative to the largest output
+
+
+class Calls(nn.Module):
+    """A function as a module, with the parameters it wants."""
+
+    def __init__(self, function: Callable[..., Any], *shapes: tuple[int, ...]):
+        super().__init__()
+        self.function = function
+        self.own = nn.ParameterList(torch.randn(shape) for shape in shapes)
+
+    def forward(self, *inputs: Any) -> Any:
+        return self.function(*inputs, *self.own)
+
+
+def in_evaluation(module: nn.Module, seed: int = 0) -> nn.Module:
+    """With statistics, factors and shifts of BatchNorm that are not 0 and 1."""
+    draw = torch.Generator().manual_seed(seed)
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            for array, low, high in ((part.running_mean, -1, 1), (part.running_var, 0.5, 2), (part.weight, -1, 2),
+                                     (part.bias, -1, 1)):
+                if array is not None:
+                    array.data.uniform_(low, high, generator=draw)
+    return module.eval()
+
+
+def draw(shape: tuple[int, ...], n: int = 3, seed: int = 0) -> Any:
+    return torch.randn((n, *shape), generator=torch.Generator().manual_seed(seed))
+
+
+def error(net: fastlrp.Network, module: nn.Module, *inputs: Any) -> float:
+    """The largest difference of outputs, over the largest output."""
+    with torch.no_grad():
+        expected = module(*inputs).numpy()
+    found = net.forward(inputs[0].numpy() if len(inputs) == 1 else [x.numpy() for x in inputs])
+    assert found.shape == expected.shape
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+IMAGE, LINE, ROW = (4, 7, 6), (4, 9), (10,)
+MODULES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "Linear": (lambda: nn.Linear(10, 3), ROW),
+    "Linear without bias": (lambda: nn.Linear(10, 3, bias=False), ROW),
+    "Conv2d": (lambda: nn.Conv2d(4, 6, 3), IMAGE),
+    "Conv2d with all options": (lambda: nn.Conv2d(4, 6, (3, 2), (2, 1), (2, 1), (1, 2), 2, bias=False), IMAGE),
+    "Conv2d depthwise": (lambda: nn.Conv2d(4, 8, 3, padding=1, groups=4), IMAGE),
+    "Conv2d same": (lambda: nn.Conv2d(4, 6, (3, 4), padding="same"), IMAGE),
+    "Conv2d valid": (lambda: nn.Conv2d(4, 6, 3, padding="valid", dilation=2), IMAGE),
+    "Conv1d": (lambda: nn.Conv1d(4, 6, 3, 2, 1), LINE),
+    "BatchNorm2d": (lambda: nn.BatchNorm2d(4, eps=0.1), IMAGE),
+    "BatchNorm2d without parameters": (lambda: nn.BatchNorm2d(4, affine=False), IMAGE),
+    "BatchNorm1d": (lambda: nn.BatchNorm1d(10), ROW),
+    "BatchNorm1d of (N, C, L)": (lambda: nn.BatchNorm1d(4), LINE),
+    **{kind: (getattr(nn, kind), IMAGE) for kind in (
+        "ReLU", "ReLU6", "LeakyReLU", "PReLU", "ELU", "SELU", "GELU", "SiLU", "Hardswish", "Hardsigmoid", "Hardtanh",
+        "Mish", "Sigmoid", "Tanh", "Softplus", "Identity")},
+    "LeakyReLU(0.3)": (lambda: nn.LeakyReLU(0.3), ROW),
+    "PReLU per channel": (lambda: nn.PReLU(4), IMAGE),
+    "ELU(0.7)": (lambda: nn.ELU(0.7), ROW),
+    "GELU by tanh": (lambda: nn.GELU("tanh"), ROW),
+    "Hardtanh(-0.5, 2)": (lambda: nn.Hardtanh(-0.5, 2), ROW),
+    "MaxPool2d": (lambda: nn.MaxPool2d(2), IMAGE),
+    "MaxPool2d with all options": (lambda: nn.MaxPool2d((3, 2), (2, 1), (1, 0), ceil_mode=True), IMAGE),
+    "MaxPool1d": (lambda: nn.MaxPool1d(3, 2), LINE),
+    "AvgPool2d": (lambda: nn.AvgPool2d(3, 2, 1), IMAGE),
+    "AvgPool2d of data only": (lambda: nn.AvgPool2d(3, 2, 1, count_include_pad=False, ceil_mode=True), IMAGE),
+    "AvgPool1d": (lambda: nn.AvgPool1d(3), LINE),
+    "AdaptiveAvgPool2d(1)": (lambda: nn.AdaptiveAvgPool2d(1), IMAGE),
+    "AdaptiveAvgPool2d(3, None)": (lambda: nn.AdaptiveAvgPool2d((3, None)), IMAGE),
+    "AdaptiveAvgPool1d(1)": (lambda: nn.AdaptiveAvgPool1d(1), LINE),
+    "AdaptiveMaxPool2d(1)": (lambda: nn.AdaptiveMaxPool2d(1), IMAGE),
+    "Upsample": (lambda: nn.Upsample(scale_factor=(2, 3)), IMAGE),
+    "Upsample to a size": (lambda: nn.Upsample((14, 18)), IMAGE),
+    "ZeroPad2d": (lambda: nn.ZeroPad2d((1, 2, 0, 3)), IMAGE),
+    "ConstantPad2d": (lambda: nn.ConstantPad2d(1, 0.5), IMAGE),
+    "Flatten": (nn.Flatten, IMAGE),
+    "Flatten and Unflatten": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(168, 12), nn.Unflatten(1, (3, 2, 2)),
+                                                    nn.Conv2d(3, 2, 2)), IMAGE),
+    "Dropout": (nn.Dropout, ROW),
+    "Dropout2d": (nn.Dropout2d, IMAGE),
+}
+FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[int, ...], tuple[tuple[int, ...], ...]]] = {
+    "F.relu": (F.relu, IMAGE, ()),
+    "F.relu in place, then read": (lambda x: (F.relu(y := x * 2.0, inplace=True), y)[1], IMAGE, ()),
+    "x.relu_() of a view": (lambda x: ((y := x * 2.0).flatten(1).relu_(), y)[1], IMAGE, ()),
+    "x += y": (lambda x: torch.relu(x).add_(x), IMAGE, ()),
+    "torch.flatten": (lambda x: torch.flatten(x, 1), IMAGE, ()),
+    "x.flatten(2)": (lambda x: x.flatten(2), IMAGE, ()),
+    "x.view(x.size(0), -1)": (lambda x: x.view(x.size(0), -1), IMAGE, ()),
+    "x.view(int(x.shape[0]), -1)": (lambda x: x.view(int(x.shape[0]), -1), IMAGE, ()),
+    "x.reshape(-1, C, H * W)": (lambda x: x.reshape(-1, x.shape[1], x.shape[2] * x.shape[3]), IMAGE, ()),
+    "x.mean([2, 3])": (lambda x: x.mean([2, 3]), IMAGE, ()),
+    "x.mean((-2, -1), keepdim=True)": (lambda x: x.mean((-2, -1), keepdim=True), IMAGE, ()),
+    "F.adaptive_avg_pool2d": (lambda x: F.adaptive_avg_pool2d(x, (1, 1))[:, :, 0, 0], IMAGE, ()),
+    "squeeze": (lambda x: F.avg_pool2d(x, x.shape[2:]).squeeze(3).squeeze(2), IMAGE, ()),
+    "unsqueeze": (lambda x: x[:, :, None], LINE, ()),
+    "permute": (lambda x: x.permute(0, 2, 3, 1), IMAGE, ()),
+    "transpose": (lambda x: x.transpose(1, 2).contiguous(), LINE, ()),
+    "torch.cat": (lambda x: torch.cat([x, F.relu(x)], 1), IMAGE, ()),
+    "torch.cat along rows": (lambda x: torch.cat([x, F.relu(x), x], dim=-2), IMAGE, ()),
+    "+": (lambda x: x + torch.tanh(x), IMAGE, ()),
+    "torch.add with alpha": (lambda x: torch.add(x, torch.tanh(x), alpha=0.5), IMAGE, ()),
+    "-": (lambda x: x - torch.sigmoid(x), IMAGE, ()),
+    "constants": (lambda x: 3 - (2 * x + 1) / 4 - 0.5, IMAGE, ()),
+    "buffers": (lambda x, mean, scale: (x - mean) / scale.abs(), IMAGE, ((1, 4, 1, 1), (4, 1, 1))),
+    "a parameter added": (lambda x, w, b: F.linear(x, w) + b, ROW, ((3, 10), (3,))),
+    "computed weights": (lambda x, w: F.linear(x, w / w.norm()), ROW, ((3, 10),)),
+    "torch.addmm": (lambda x, b, w: torch.addmm(b, x, w), ROW, ((3,), (10, 3))),
+    "x @ w": (lambda x, w: x @ w, ROW, ((10, 3),)),
+    "a gate": (lambda x: x * torch.sigmoid(x.mean([2, 3], keepdim=True)), IMAGE, ()),
+    "a gate expanded": (lambda x: x * F.hardsigmoid(x.mean([2, 3], keepdim=True)).expand_as(x), IMAGE, ()),
+    "x * sigmoid(x)": (lambda x: x * torch.sigmoid(x), IMAGE, ()),
+    "hardswish by hand": (lambda x: x * F.relu6(x + 3) / 6, IMAGE, ()),
+    "clamp": (lambda x: x.clamp(-0.5, 0.7).clamp(min=0), IMAGE, ()),
+    "F.interpolate": (lambda x: F.interpolate(x, scale_factor=2.0, mode="nearest"), IMAGE, ()),
+    "F.pad": (lambda x: F.pad(x, (1, 0, 2, 1)), IMAGE, ()),
+    "a slice of everything": (lambda x: x[:, :4, 0:], IMAGE, ()),
+    "what nobody reads": (lambda x: (torch.fft.fft(x), x.relu())[1], IMAGE, ()),
+    "ReLU as clamp_min": (lambda x: torch.clamp_min(x, 0.0), IMAGE, ()),
+}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_modules_are_the_same_function(name: str) -> None:
+    """At the end and, so that layouts are right, between two convolutions where it keeps images."""
+    make, shape = MODULES[name]
+    module, x = in_evaluation(make()), draw(shape)
+    net = fastlrp.from_torch(module, x)
+    assert error(net, module, x) <= SMALL
+    assert net.input_shape == shape
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functional_calls_are_the_same_function(name: str) -> None:
+    """Of a convolution's or dense layer's output."""
+    function, shape, own = FUNCTIONS[name]
+    first = {1: nn.Identity, 2: lambda: nn.Conv1d(4, 4, 1), 3: lambda: nn.Conv2d(4, 4, 1)}[len(shape)]()
+    module, x = nn.Sequential(first, Calls(function, *own)).eval(), draw(shape)
+    assert error(fastlrp.from_torch(module, x), module, x) <= SMALL
+
+
+@pytest.mark.parametrize("name", zoo.ZOO)
+def test_architectures_are_the_same_function(name: str) -> None:
+    """And what is explained has the input's layout."""
+    module, x = zoo.trained_like(zoo.ZOO[name](classes=5, small=True), size=32), zoo.images(3, 32)
+    net = fastlrp.from_torch(module, x[:1])
+    assert error(net, module, x) <= SMALL
+    start = {} if len(net.output_shape) == 1 else {"start": np.ones((3, *net.output_shape), np.float32)}
+    found = net.explain(x.numpy(), layers=True, **start)
+    assert found.relevance.shape == tuple(x.shape)
+    weighted = {path for path, part in module.named_modules() if isinstance(part, nn.Conv2d | nn.Linear)}
+    assert weighted <= found.layers.keys()
+
+
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_the_batch_stays_free(n: int) -> None:
+    """Whatever the example's is, and the layers' relevance is (N, C, H, W)."""
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(4 * 2 * 3, 5))
+    net = fastlrp.from_torch(module, draw((3, 6, 8), n))
+    for samples in (1, 2, 5):
+        x = draw((3, 6, 8), samples)
+        assert error(net, module, x) <= SMALL
+    layers = net.explain(x.numpy(), layers=True).layers
+    assert [layers[name].shape for name in "0124"] == [(5, 4, 4, 6), (5, 4, 4, 6), (5, 4, 2, 3), (5, 5)]
+
+
+def test_names_are_paths_and_operators() -> None:
+    """Functional calls are counted as torch counts them."""
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.bn, self.act = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.ReLU(inplace=True)
+
+        def forward(self, x: Any) -> Any:
+            return F.relu(self.act(self.bn(self.conv(x))) + x) + x
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(Block(), Block())
+            self.head = nn.Linear(3, 2)
+
+        def forward(self, image: Any) -> Any:
+            return self.head(F.relu(self.body(image)).mean([2, 3]))
+
+    net = fastlrp.from_torch(Net().eval(), draw((3, 4, 4)))
+    assert net.input_names == ["image"]
+    assert [node.name for node in net.nodes] == [
+        "body.0.conv", "body.0.bn", "body.0.act", "add", "relu", "add_1",
+        "body.1.conv", "body.1.bn", "body.1.act", "add_2", "relu_1", "add_3",
+        "relu_2", "mean", "mean.squeeze", "head"]
+
+
+def test_shared_modules_are_shared_layers() -> None:
+    """On inputs of one shape; on inputs of another, a layer with the same weights."""
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.relu = nn.Conv2d(3, 3, 3, padding=1), nn.ReLU()
+
+        def forward(self, x: Any) -> Any:
+            x = self.relu(self.conv(self.relu(self.conv(x))))
+            return self.conv(F.max_pool2d(x, 2))
+
+    module, x = Net().eval(), draw((3, 6, 6))
+    net = fastlrp.from_torch(module, x)
+    assert [node.name for node in net.nodes] == ["conv", "relu", "conv:2", "relu_2", "max_pool2d", "conv_2"]
+    assert net.nodes[0].layer is net.nodes[2].layer is not net.nodes[5].layer
+    assert error(net, module, x) <= SMALL
+
+
+def test_several_inputs_and_outputs() -> None:
+    """By the names of forward's arguments; lists in, lists out."""
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.image, self.row = nn.Conv2d(3, 4, 3), nn.Linear(5, 4)
+
+        def forward(self, picture: Any, facts: Any) -> Any:
+            a, b = self.image(picture).mean([2, 3]), self.row(facts)
+            return {"sum": a + b, "others": [torch.cat([a, b], 1)]}
+
+    module, inputs = Net().eval(), (draw((3, 6, 6)), draw((5,)))
+    net = fastlrp.from_torch(module, inputs)
+    assert net.input_names == ["picture", "facts"]
+    found = net.forward([x.numpy() for x in inputs])
+    with torch.no_grad():
+        expected = module(*inputs)
+    for ours, theirs in zip(found, (expected["sum"], expected["others"][0]), strict=True):
+        assert np.abs(ours - theirs.numpy()).max() <= SMALL * np.abs(theirs.numpy()).max()
+
+
+def test_a_softmax_at_the_end_is_left_out() -> None:
+    """With one warning."""
+    module, x = nn.Sequential(nn.Linear(10, 4), nn.Softmax(dim=1)), draw(ROW)
+    with pytest.warns(UserWarning, match="outputs are logits"):
+        net = fastlrp.from_torch(module, x)
+    assert error(net, module[0], x) <= SMALL
+
+
+def state(module: nn.Module) -> list[Any]:
+    """What an import must not change."""
+    return [(name, part.training, dict(part._forward_hooks), dict(part._forward_pre_hooks), sorted(vars(part)))
+            for name, part in module.named_modules()] + [
+        (name, id(value), value.data_ptr(), value.requires_grad, value.grad, value.clone())
+        for name, value in (*module.named_parameters(), *module.named_buffers())]
+
+
+@pytest.mark.parametrize("make", [
+    lambda: zoo.resnet18(classes=3, small=True),
+    lambda: nn.Sequential(nn.Conv2d(3, 2, 3), Calls(lambda x: torch.fft.fft(x))),  # unsupported
+    lambda: Calls(lambda x: x if x.sum() > 0 else -x),  # cannot be traced
+], ids=["supported", "unsupported", "untraceable"])
+def test_the_module_stays_as_it_was(make: Callable[[], nn.Module]) -> None:
+    """Modes of its parts, hooks, parameters and statistics, whether it can be imported or not."""
+    module = make().train()
+    next(module.children(), module).eval()
+    module.register_forward_hook(lambda *_: None)
+    before, gradients = state(module), torch.is_grad_enabled()
+    with contextlib.suppress(fastlrp.UnsupportedError):
+        fastlrp.from_torch(module, draw((3, 32, 32)))
+    after = state(module)
+    assert torch.is_grad_enabled() == gradients
+    assert all(all(torch.equal(u, v) if isinstance(u, torch.Tensor) else u == v for u, v in zip(a, b, strict=True))
+               for a, b in zip(before, after, strict=True))
+
+
+def test_weights_are_copies() -> None:
+    """Training one changes nothing in the other."""
+    module, x = nn.Sequential(nn.Flatten(), nn.Linear(6, 3)), draw((1, 2, 3))
+    net = fastlrp.from_torch(module, x)
+    before = net.forward(x.numpy())
+    with torch.no_grad():
+        module[1].weight.add_(1.0)
+        module[1].bias.zero_()
+    assert np.array_equal(net.forward(x.numpy()), before)
+    net.layers[-1].weight = np.zeros((6, 3))
+    assert module[1].weight.abs().sum() > 1
+
+
+def test_imported_networks_train_save_and_load(tmp_path: Path) -> None:
+    """Like any other: dropout keeps its rate, the layout stays."""
+    module = in_evaluation(nn.Sequential(nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(inplace=True),
+                                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.25), nn.Linear(6, 3)))
+    net, x = fastlrp.from_torch(module, draw((3, 6, 6))), draw((3, 6, 6), 20).numpy()
+    assert [layer.rate for layer in net.layers if isinstance(layer, fastlrp.Dropout)] == [0.25]
+    before = net.forward(x)
+    net.fit(x, np.arange(20) % 3, epochs=1, batch_size=10, progress=False)
+    assert not np.allclose(net.forward(x), before)
+    assert error(fastlrp.from_torch(module, draw((3, 6, 6))), module, torch.from_numpy(x)) <= SMALL
+    net.save(tmp_path / "net.npz")
+    loaded = fastlrp.load(tmp_path / "net.npz")
+    assert loaded.input_shape == (3, 6, 6)
+    assert np.array_equal(loaded.explain(x).relevance, net.explain(x).relevance)
+    assert [node.name for node in loaded.nodes] == [node.name for node in net.nodes]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_other_types_become_float32(dtype: Any) -> None:
+    """The network of a module in any floating-point type."""
+    module, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(64, 2)).to(dtype), draw((3, 6, 6)).to(dtype)
+    assert error(fastlrp.from_torch(module, x), copy.deepcopy(module).float(), x.float()) <= SMALL
+
+
+UNSUPPORTED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], list[str]]] = {
+    "all of them": (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.GLU(1), Calls(torch.sin), nn.LayerNorm((2, 4, 4)),
+                                          Calls(torch.exp)), (3, 6, 6),
+                    ["4 unsupported operators", "glu (node '1')", "sin (node '2')", "layer_norm (node '3')",
+                     "exp (node '4')", "Supported are: ", "conv2d"]),
+    "a mixed batch": (lambda: Calls(lambda x: x.view(-1, 9)), (2, 9), ["view", "batch"]),
+    "a moved batch": (lambda: Calls(lambda x: x.transpose(0, 1)), (2, 9), ["transpose", "batch"]),
+    "the batch's size": (lambda: Calls(lambda x: x / x.shape[0]), (9,), ["div", "size of the batch"]),
+    "a part": (lambda: Calls(lambda x: x[:, 1:]), (4, 3, 3), ["slice", "part"]),
+    "a transposed convolution": (lambda: nn.ConvTranspose2d(3, 2, 2), (3, 4, 4), ["conv_transpose2d"]),
+    "reflecting pads": (lambda: nn.ReflectionPad2d(1), (3, 4, 4), ["pad", "'reflect'"]),
+    "bilinear upsampling": (lambda: nn.Upsample(scale_factor=2, mode="bilinear"), (3, 4, 4), ["upsample_bilinear2d"]),
+    "upsampling by 1.5": (lambda: nn.Upsample(scale_factor=1.5), (3, 4, 4), ["upsample_nearest2d", "whole"]),
+    "dilated pools": (lambda: nn.MaxPool2d(2, dilation=2), (3, 6, 6), ["max_pool2d", "dilation"]),
+    "no statistics": (lambda: nn.BatchNorm2d(3, track_running_stats=False), (3, 4, 4), ["batch_norm", "statistics"]),
+    "softmax in between": (lambda: nn.Sequential(nn.Softmax(1), nn.Linear(9, 2)), (9,), ["softmax", "last"]),
+    "x * x": (lambda: Calls(lambda x: x * x), (9,), ["mul", "gate"]),
+    "1 / x": (lambda: Calls(lambda x: 1 / x), (9,), ["reciprocal"]),
+    "x / y": (lambda: Calls(lambda x: x / x.abs()), (9,), ["div", "depends on the input"]),
+    "products of values": (lambda: Calls(lambda x: x @ x.transpose(1, 2)), (3, 3), ["matmul"]),
+    "a branch on values": (lambda: Calls(lambda x: x if x.sum() > 0 else -x), (9,), ["cannot trace"]),
+    "an output without input": (lambda: Calls(lambda x, w: (x, w), (3,)), (9,), ["outputs"]),
+}
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_unsupported_operators_are_named(name: str) -> None:
+    """All of them at once, with their nodes, or the reason."""
+    make, shape, words = UNSUPPORTED[name]
+    with pytest.raises(fastlrp.UnsupportedError) as caught:
+        fastlrp.from_torch(make().eval(), draw(shape))
+    assert [word for word in words if word not in str(caught.value)] == []
+
+
+@pytest.mark.parametrize(("arguments", "kind", "words"), [
+    ((lambda x: x, draw(ROW)), TypeError, "module must be"),
+    ((nn.ReLU(), np.zeros((2, 3))), TypeError, "example_input must be a tensor"),
+    ((nn.ReLU(), torch.zeros(2, 3, dtype=torch.int64)), TypeError, "floating-point"),
+    ((nn.ReLU(), torch.zeros(3)), ValueError, "N >= 1"),
+    ((nn.ReLU(), torch.zeros(0, 3)), ValueError, "N >= 1"),
+    ((nn.ReLU(), ()), ValueError, "at least one"),
+    ((nn.Bilinear(2, 2, 1), (torch.zeros(2, 2), torch.zeros(3, 2))), ValueError, "as many samples"),
+])
+def test_arguments_are_checked(arguments: Any, kind: type[Exception], words: str) -> None:
+    with pytest.raises(kind, match=words):
+        fastlrp.from_torch(*arguments)
+
+
+def test_torch_is_not_needed_until_it_is_asked_for() -> None:
+    """fastlrp is imported without it, and says what is missing."""
+    code = ("import sys; sys.modules['torch'] = None\nimport fastlrp\n"
+            "try:\n    fastlrp.from_torch(None, None)\nexcept ImportError as error:\n    print(error)")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "pip install fastlrp[torch]" in done.stdout
