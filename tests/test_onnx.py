@@ -498,6 +498,14 @@ def test_nodes_with_the_same_weights_are_a_shared_layer() -> None:
     assert [layer.name for layer in net.weighted] == ["first", "second"]
 
 
+def test_names_of_shared_layers_are_free() -> None:
+    """Their further nodes are ":2" and so on, which no other node may be called."""
+    nodes = [node("Conv", "x w", "c", "a", pads=[1, 1, 1, 1]), node("Relu", "c", "r", "a:2"),
+             node("Conv", "r w", "d", "b", pads=[1, 1, 1, 1]), node("Relu", "d", "y", "a_2")]
+    net = check(model(nodes, {"w": W(3, 3, 3, 3)}))
+    assert [node.name for node in net.nodes] == ["a", "a:2_2", "a:2", "a_2"]
+
+
 def test_a_constant_after_weights_is_their_bias() -> None:
     """TensorFlow's exports have Conv and Add; rules that know biases see one."""
     data = model([node("Conv", "x w", "c", "conv"), node("Add", "c b", "a"), node("Flatten", "a", "f"),
