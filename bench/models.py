@@ -43,6 +43,7 @@ def mlp() -> fastlrp.Network:
 
 
 NETWORKS: dict[str, Callable[[], fastlrp.Network]] = {"LeNet": bench.lenet, "MLP": mlp}
+ZOO = ("ResNet-50", "MobileNetV2")  # of zoo.py, which needs PyTorch
 
 
 @lru_cache(maxsize=1)  # VGG-16's rows follow each other, and its weights take seconds to draw
@@ -52,8 +53,9 @@ def network(name: str, size: int = 224) -> fastlrp.Network:
 
 
 def title(name: str, size: int) -> str:
-    """A network's name in tables: VGG-16 for smaller inputs is something else."""
-    return f"VGG-16 at {size}" if name == "VGG-16" and size != 224 else name
+    """A network's name in tables: one for smaller photographs is something else."""
+    return f"{name} at {size}" if name not in NETWORKS and size != 224 else name
+
 
 # By name, from the bound of the pixels' absolute values.
 COMPOSITES: dict[str, Callable[[float], Composite]] = {

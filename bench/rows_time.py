@@ -6,6 +6,7 @@ memory formats, of which the faster speaks for it.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -19,6 +20,7 @@ from rows import Job, Row, Setting
 
 import fastlrp
 from fastlrp.bench import Timing
+from fastlrp.composites import EpsilonPlusFlat
 
 FORMATS = ("default", "channels last")
 CHECKED = 4  # images whose results are compared, whatever batches are timed: no bit depends on the batch
@@ -29,7 +31,8 @@ STEPS = 8  # of training in one call
 # otherwise. A few of VGG-16's million and a half windows do: each moves one unit's relevance by a pixel, 1e-5 to 1e-3
 # of a map, and far more in the rare image in which a unit of the last pool flips. So networks with max pools are
 # judged by the median over images, with room for some flips in each of them. A wrong rule, bound, bias or order of
-# weights gives errors of 0.1 and more, in every image.
+# weights gives errors of 0.1 and more, in every image. The imported networks are judged so too: in fifty layers,
+# rounding grows (conformance.py compares them with double precision).
 CLOSE, CLOSE_WITH_TIES = 1e-4, 1e-2
 
 
@@ -105,6 +108,33 @@ def explain_rows(setting: Setting, name: str, composite_name: str, batches: tupl
         yield from measure(setting, work, batch, partial(own, x), peers, models.explanation_flops(net, composite))
 
 
+def zoo_rows(setting: Setting, name: str, batch: int) -> Iterator[Row]:
+    """A network of zoo.py, imported: its forward pass, and EpsilonPlusFlat."""
+    import zennit_zoo
+    import zoo
+    model = zennit_zoo.without_eps(zoo.trained_like(zoo.ZOO[name](), size=setting.size)).requires_grad_(False)
+    images = zoo.images(max(CHECKED, batch), setting.size)
+    net, x = fastlrp.from_torch(model, images[:1]), images.numpy()
+    title, bounds = models.title(name, setting.size), (-2.5, 2.5)
+    modules = {kind: in_format(kind, copy.deepcopy(model)) for kind in FORMATS}
+    runs = {kind: zennit_zoo.explainer(module, images[:1], "epsilon_plus_flat", bounds)
+            for kind, module in modules.items()}
+
+    def own(x: np.ndarray) -> np.ndarray:
+        return net.explain(x, composite="epsilon_plus_flat", compat="zennit").relevance
+    for kind, run in runs.items():
+        part = in_format(kind, images[:CHECKED])
+        check(net.forward(x[:CHECKED]), modules[kind](part).numpy(), f"{title} forward", False)
+        check(own(x[:CHECKED]), run(part).numpy(), f"{title} EpsilonPlusFlat", True)
+    parts = {kind: in_format(kind, images[:batch]) for kind in FORMATS}
+    composite = EpsilonPlusFlat()
+    yield from measure(setting, f"{title} forward", batch, partial(net.forward, x[:batch]),
+                       {f"PyTorch/{kind}": partial(modules[kind], parts[kind]) for kind in FORMATS}, models.flops(net))
+    yield from measure(setting, f"{title} EpsilonPlusFlat", batch, partial(own, x[:batch]),
+                       {f"zennit/{kind}": partial(runs[kind], parts[kind]) for kind in FORMATS},
+                       models.explanation_flops(net, composite))
+
+
 def training_rows(setting: Setting, name: str, batches: tuple[int, ...]) -> Iterator[Row]:
     """Adam steps on sigmoid cross-entropy, data at hand."""
     for batch in batches:
@@ -135,12 +165,14 @@ def torch_training(net: fastlrp.Network, x: np.ndarray, t: np.ndarray) -> dict[s
 
 
 def jobs(setting: Setting) -> list[Job]:
-    """All rows of this kind: VGG-16, LeNet, MLP."""
+    """All rows of this kind: VGG-16, imported networks, LeNet, MLP."""
     vgg = models.title("VGG-16", setting.size)
     found = [Job(f"{vgg} forward", partial(forward_rows, setting, "VGG-16", (4,)))]
     for name, batches in {"EpsilonPlusFlat": (1, 4, 16), "EpsilonGammaBox": (4,),
                           "EpsilonAlpha2Beta1Flat": (4,)}.items():
         found.append(Job(f"{vgg} {name}", partial(explain_rows, setting, "VGG-16", name, batches)))
+    if harness.installed("torch") and harness.installed("zennit"):
+        found += [Job(models.title(name, setting.size), partial(zoo_rows, setting, name, 4)) for name in models.ZOO]
     for name in models.NETWORKS:
         found += [Job(f"{name} forward", partial(forward_rows, setting, name, (1, 128, 1024))),
                   Job(f"{name} zB + α1β0", partial(explain_rows, setting, name, "zB + α1β0", (1, 128, 1024))),

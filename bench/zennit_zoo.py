@@ -134,3 +134,20 @@ def explain(model: nn.Module, x: Tensor, name: str, start: Tensor, pairs: list[t
     with chosen.context(model) as hooked:
         relevance, = torch.autograd.grad(hooked(x), x, start)
     return (relevance * x if name == "gradient_x_input" else relevance).detach()
+
+
+def explainer(model: nn.Module, x: Tensor, name: str, bounds: tuple[float, float]) -> Callable[[Tensor], Tensor]:
+    """zennit's run of the preset `name` for the predicted class, for timing: a copy of the model, whose BatchNorm is
+    merged and whose hooks are registered once. x: any input."""
+    pairs, model = merged_pairs(model, x), registered(model)
+    chosen = composite(name, bounds)
+    chosen.canonizers = [NamedMergeBatchNorm(pairs)]
+    chosen.register(model)
+
+    def run(x: Tensor) -> Tensor:
+        x = x.detach().requires_grad_()
+        out = model(x)
+        best = out.detach().argmax(1, keepdim=True)
+        start = torch.zeros_like(out).scatter_(1, best, out.detach().gather(1, best))
+        return torch.autograd.grad(out, x, start)[0]
+    return run

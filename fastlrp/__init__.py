@@ -4,8 +4,9 @@ from . import composites, datasets, rules, train, viz
 from ._version import __version__
 from .errors import FormatError, UnsupportedError
 from .explain import Conservation, Explanation
-from .io import from_onnx, load
+from .io import load
 from .io.lrp_toolbox import from_lrp_toolbox
+from .io.onnx import from_onnx
 from .io.sklearn import from_sklearn
 from .io.torch import from_torch
 from .layers import *  # noqa: F403  the layers are the package's vocabulary

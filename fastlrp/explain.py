@@ -122,7 +122,7 @@ def _prepare(graph: Graph, composite: Any, compat: str | None) -> tuple[Composit
 
 def _explain_chunk(graph: Graph, request: Request, inputs: dict[Any, Array], outputs: dict[Any, Array],
                    classes: Array | None) -> None:
-    if not request.plan.asks_sign():
+    if not request.plan.asks_sign(graph):
         _run(graph, request, False, inputs, outputs, classes)
         return
     # Sample by sample, so that no sample's result depends on its neighbours.

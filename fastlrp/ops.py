@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from . import packing
-from .reference import Array, Operand, Part, Plain, Ratio, Side, weight_part
+from .reference import Array, Operand, Part, Plain, Ratio, Side, shifted, weight_part
 from .shapes import Geometry, Window, as_size
 
 # GNU's OpenMP reads this once, when it is loaded. By default its threads spin so long at the end of a region that
@@ -60,12 +60,12 @@ class Native(Plain):
                 ratio: Ratio | None = None, sign: int = 0, direct: bool = False) -> Array:
         """Σ over operands of linear(operand, weight part) + bias, then the quotient, if any.
 
-        bias: (channels,), or of a sample's shape. sign: 1 where no exact sum can be negative, -1 where none can be positive: then rounding makes none.
-        direct: a sum's error may be no larger than its own terms', however large its neighbours are: not so with
-        Winograd's differences of sums.
+        bias: (channels,), or of a sample's shape. sign: 1 where no exact sum can be negative, -1 where none can be
+        positive: then rounding makes none. direct: a sum's error may be no larger than its own terms', however large
+        its neighbours are: not so with Winograd's differences of sums.
         """
         if bias is not None and bias.ndim > 1:
-            return self.shifted(self.product(layer, parts, operands, sign=sign, direct=direct), bias, ratio)
+            return shifted(self, self.product(layer, parts, operands, sign=sign, direct=direct), bias, ratio)
         n = operands[0][0].shape[0]
         out = _kernels.empty((n, *layer.out_shape))
         return self.packed_product(layer, parts, direct)(n, operands, out, bias=bias, ratio=ratio, sign=sign)

@@ -16,7 +16,7 @@ import numpy as np
 
 from . import _kernels
 from .ops import NATIVE, Native
-from .reference import Array, Part, Plain
+from .reference import Array, Part, shifted
 from .shapes import Padding, Window
 
 ALIGN = 16  # floats: every slot starts on a cache line
@@ -105,11 +105,9 @@ class Recorder:
         if not isinstance(operands[0][0], Slot):
             return self.native.product(layer, parts, operands, bias=bias, ratio=ratio, sign=sign, direct=direct)
         if bias is not None and bias.ndim > 1:
-            return self.shifted(self.product(layer, parts, operands, sign=sign, direct=direct), bias, ratio)
+            return shifted(self, self.product(layer, parts, operands, sign=sign, direct=direct), bias, ratio)
         return self._add("product", layer.out_shape, *operands, ratio=ratio, constants=(bias,), sign=sign,
                          product=self.native.packed_product(layer, parts, direct))
-
-    shifted = Plain.shifted
 
     def product_back(self, layer: Any, operands: Sequence[Any], sides: Sequence[Any], direct: bool = False) -> Slot:
         factors = tuple(factor for _, factor in sides if factor is not None)

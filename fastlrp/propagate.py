@@ -52,11 +52,11 @@ class Plan:
     # see _box_constant
     constants: dict[tuple[Any, ...], tuple[Array, Array | None, Array | None]] = field(default_factory=dict)
 
-    def asks_sign(self) -> bool:
+    def asks_sign(self, graph: Graph) -> bool:
         """Whether a non-negative input spares work: decided sample by sample, whatever the neighbours are."""
-        return self.means is None and any(
-            getattr(rule, "reads", "") == "sign" and any_input != if_so
-            for rule, any_input, if_so in zip(self.rules, *self.nonnegative, strict=False))
+        differs = [a != b for a, b in zip(*self.nonnegative, strict=True)]
+        return self.means is None and any(getattr(rule, "reads", "") == "sign" and differs[node.inputs[0]]
+                                          for rule, node in zip(self.rules, graph.nodes, strict=True))
 
 
 def make_plan(graph: Graph, rules: Sequence[Rule], convention: Convention) -> Plan:

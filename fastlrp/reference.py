@@ -190,6 +190,11 @@ ACTIVATIONS: dict[str, tuple[Callable, Callable]] = {
 }
 
 
+def shifted(ops: Any, sums: Any, bias: Array, ratio: Any) -> Any:
+    """The end of a product whose bias differs from place to place: sums + bias, then the quotient, if any."""
+    return ops.affine(sums, plus=bias) if ratio is None else ops.ratio_map(sums, bias, ratio)
+
+
 class Plain:
     """The verbs that are plain NumPy on every backend."""
 
@@ -200,10 +205,6 @@ class Plain:
         """(x − minus) · times / over + plus: numbers, one per channel, or arrays of a sample's shape."""
         minus, times, over, plus = (np.asarray(value, self.dtype) for value in (minus, times, over, plus))
         return (x - minus) * times / over + plus
-
-    def shifted(self, sums: Any, bias: Array, ratio: Any) -> Any:
-        """The end of a product whose bias differs from place to place: sums + bias, then the quotient, if any."""
-        return self.affine(sums, plus=bias) if ratio is None else self.ratio_map(sums, bias, ratio)
 
     def multiply(self, a: Array, b: Array) -> Array:
         return a * b

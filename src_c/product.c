@@ -15,6 +15,9 @@
 #define MOST_SHORT 512   /* unless their offsets would crowd the L1 cache */
 #define SCRATCH_TARGET (192 * 1024) /* bytes of source rows per task: they stay in L2 beside a weight panel */
 
+#define SLICE_TARGET (128 * 1024)   /* bytes of what the epilogue touches */
+#define LEAST_SLICE 48              /* pixels */
+
 typedef struct {
     const flrp_kernels *kernels;
     const flrp_product *p;
@@ -321,6 +324,14 @@ static void run_narrow(const job *j, const float *source, int64_t sample, int64_
             run_narrow_line(j, &e, source + s * j->image + r * p->rows.step * j->line, sample + s, row + r, scratch);
 }
 
+/* Rows whose ends, all channels of them, stay in L2 from one panel to the next; but weights are read once for each. */
+static int64_t slice_of(const job *j) {
+    const flrp_epilogue *e = j->epilogue;
+    const int64_t arrays = 1 + (e->factors[0].data != 0) + (e->ratio.relevance != 0);
+    const int64_t per_row = arrays * j->p->cols.count * j->p->dst_c * (int64_t)sizeof(float);
+    return flrp_max(flrp_ceil_div(LEAST_SLICE, j->p->cols.count), SLICE_TARGET / per_row);
+}
+
 static void run_task(void *context, int64_t task, int thread) {
     const job *j = context;
     const flrp_product *p = j->p;
@@ -340,9 +351,12 @@ static void run_task(void *context, int64_t task, int thread) {
     }
     const int64_t k_total = p->rows.taps * j->row_segments * j->length;
     const int64_t begin = j->panels * piece / j->panel_blocks, end = j->panels * (piece + 1) / j->panel_blocks;
-    for (int64_t group = 0; group < p->groups; group++)
-        for (int64_t panel = begin; panel < end; panel++)
-            run_panel(j, source, sample, samples, row, rows, group, panel, k_total);
+    const int64_t slice = samples > 1 ? rows : flrp_min(rows, slice_of(j));
+    for (int64_t r = 0; r < rows; r += slice)
+        for (int64_t group = 0; group < p->groups; group++)
+            for (int64_t panel = begin; panel < end; panel++)
+                run_panel(j, source + r * p->rows.step * j->line, sample, samples, row + r, flrp_min(slice, rows - r),
+                          group, panel, k_total);
 }
 
 int flrp_product_run(int isa, int threads, const flrp_product *p, int64_t samples, const flrp_operand *operands,

@@ -1,4 +1,4 @@
-"""BatchNorm folded: forward unchanged, rules on the merged layer, names kept; what cannot be folded is an affine map."""
+"""BatchNorm folded: forward unchanged, rules on merged weights, names kept; what cannot be folded is an affine map."""
 
 from __future__ import annotations
 
@@ -79,7 +79,8 @@ FOLDED: dict[str, tuple[Callable[[], Network], list[str]]] = {
     "before one with padding": (lambda: sequence(BatchNorm(), Conv2d(6, 3, 2, 1), ReLU(), Flatten(), Linear(3)), []),
     "before a wide one": (lambda: sequence(BatchNorm(), Conv2d(33, 3, 1, 1), ReLU(), Conv2d(32, 3, 1, 1), ReLU(),
                                            Flatten(), Linear(3), shape=(8, 8, 32)), []),
-    "before a grouped one": (lambda: sequence(BatchNorm(), Conv2d(4, 3, padding=1, groups=2), Flatten(), Linear(3)), []),
+    "before a grouped one": (lambda: sequence(BatchNorm(), Conv2d(4, 3, padding=1, groups=2), Flatten(), Linear(3)),
+                             []),
     "before a depthwise one": (lambda: sequence(BatchNorm(), Conv2d(4, 3, padding=1, groups=4), Flatten(), Linear(3)),
                                []),
     "before a flattened dense layer": (lambda: sequence(ReLU(), BatchNorm(), Dropout(), Flatten(), Linear(3)), []),

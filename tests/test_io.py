@@ -25,7 +25,7 @@ from fastlrp.errors import FormatError
 from fastlrp.io import archive, description
 from fastlrp.layers import LAYERS, Layer
 
-GOLDEN = Path(__file__).parent / "golden" / "format1.npz"
+GOLDEN, GOLDEN_2 = (Path(__file__).parent / "golden" / f"format{version}.npz" for version in (1, 2))
 JSON, CHECKSUM = "fastlrp.json.npy", "fastlrp.sha256.npy"
 
 
@@ -51,7 +51,7 @@ def branches():
     a, b = f.Input((4, 3, 2), name="left/0"), f.Input((4, 3, 2))
     conv = f.Conv2d(2, 3, padding=1, name="shared")
     h = f.Add()(conv(a), f.Multiply()(conv(b), a), b)
-    h = f.Concat(axis=-1)(h, a)
+    h = f.BatchNorm()(f.Concat(axis=-1)(h, a))
     flat = f.Flatten()(f.Transpose((0, 2, 1))(f.ToChannelsFirst()(h)))
     return f.Network.from_graph([a, b], [f.Linear(3)(flat), f.ToChannelsLast()(f.Reshape((2, 4, 6))(flat))],
                                 channels_first=True)
@@ -63,9 +63,10 @@ def pattern(count):
 
 
 def fill(net):
-    for layer in net.weighted:
+    for layer in net.parametric:
         for key, value in layer.parameters.items():
-            setattr(layer, key, pattern(value.size).reshape(value.shape))
+            values = pattern(value.size).reshape(value.shape)
+            setattr(layer, key, np.abs(values) if key == "variance" else values)
     return net
 
 
@@ -243,6 +244,22 @@ def test_format_1_is_read_for_good():
             np.testing.assert_array_equal(value.ravel(), pattern(value.size))
     np.testing.assert_allclose(net.forward(inputs(net)), [[-0.4183841, 0.5666660, -0.4545265],
                                                           [-0.4232476, 0.5651059, -0.4522014]], rtol=1e-5)
+
+
+def test_format_2_is_read_for_good():
+    """format2.npz is `fill(branches())` as it was saved when networks got branches."""
+    net = files.load(GOLDEN_2)
+    assert json.loads(bytes(np.load(GOLDEN_2)["fastlrp.json"]))["version"] == 2
+    assert [(node.name, node.inputs) for node in net.nodes] == [
+        ("shared", (0,)), ("shared:2", (1,)), ("multiply1", (3, 0)), ("add1", (2, 4, 1)), ("concat1", (5, 0)),
+        ("batchnorm1", (6,)), ("to_channels_first1", (7,)), ("transpose1", (8,)), ("flatten1", (9,)),
+        ("linear1", (10,)),
+        ("reshape1", (10,)), ("to_channels_last1", (12,))]
+    x = [(pattern(48) + 0.5).reshape(2, 2, 4, 3), pattern(48)[::-1].reshape(2, 2, 4, 3)]
+    logits, spatial = net.forward(x)
+    assert spatial.shape == (2, 2, 4, 6)
+    np.testing.assert_allclose(logits, [[0.00917673, 0.10718321, 0.08913147],
+                                        [-0.13027855, 0.09654839, 0.30602981]], rtol=1e-5)
 
 
 # ------------------------------------------------------------------------------------------ what cannot be saved

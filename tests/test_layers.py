@@ -100,6 +100,15 @@ def test_the_twin_keeps_its_type(dtype: Any) -> None:
         assert net.forward(x[:0]).shape == (0, 3)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_slopes_of_large_values_do_not_overflow(dtype: Any) -> None:
+    """On the twin, whatever its type; far below zero gates are shut."""
+    x = np.array([[3e38, 1e20, 1e13], [-3e38, -1e20, -1e13]], dtype)
+    for name, (make, *_) in ACTIVATIONS.items():
+        with np.errstate(over="ignore"):
+            assert np.isfinite(both_ways(alone(make(), (3,)).to_numpy(dtype), x, np.ones_like(x))[1]).all(), name
+
+
 def test_slopes_of_prelu_are_one_or_one_a_channel() -> None:
     """The last axis counts."""
     x = -np.ones((2, 4, 5, 3))

@@ -168,7 +168,9 @@ def test_operator_sets(opset: int) -> None:
              node("Relu", "n", "r"), node("GlobalAveragePool", "r", "g"), node("Flatten", "g", "f"),
              node("Gemm", "f m b", "y")]
     constants = {"w": W(4, 3, 3, 3), "s": W(4), "v": abs(W(4)), "m": W(4, 3), "b": W(3)}
-    check(model(nodes, constants, opset=opset))
+    x = batch(3, 6, 5)
+    found = fastlrp.from_onnx(model(nodes, constants, opset=opset)).forward(x)
+    assert relative_error(found, evaluate(model(nodes, constants), x)[0]) < 1e-5
 
 
 def test_resize_of_opset_10() -> None:
@@ -271,8 +273,6 @@ GRAPHS: dict[str, bytes] = {
                                     {"w": W(30, 3)}, {"x": ("N", 1, 6, 5)}),
     "nodes that no output needs": model([node("Relu", "x", "y"), node("TopK", "x k", "v i"), node("Conv", "x w", "c")],
                                         {"w": W(4, 3, 3, 3), "k": ints(2)}),
-    "half precision": model([node("Cast", "x", "a", to=1), node("Conv", "a w", "y")],
-                            {"w": W(4, 3, 3, 3).astype(np.float16).astype(np.float32)}),
     "initializers among the inputs": model([node("Relu", "x", "y")], {"c": W(3)}, {"x": ("N", 3), "c": (3,)}),
 }
 
@@ -288,6 +288,38 @@ def test_initializers_are_no_inputs() -> None:
     """Old files list them as inputs too."""
     net = fastlrp.from_onnx(GRAPHS["initializers among the inputs"])
     assert net.input_names == ["x"]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_models_of_other_precisions(dtype: Any) -> None:
+    """Run in single precision."""
+    constants = {"w": W(4, 3, 3, 3).astype(dtype), "b": W(4).astype(dtype), "s": np.array(0.5, dtype)}
+    data = model([node("Conv", "x w b", "c"), node("Mul", "c s", "m"), node("Cast", "m", "y", to=1)], constants,
+                 dtype=10 if dtype is np.float16 else 11)
+    single = model([node("Conv", "x w b", "c"), node("Mul", "c s", "y")],
+                   {key: array.astype(np.float32) for key, array in constants.items()})
+    x = batch(3, 6, 5)
+    net = fastlrp.from_onnx(data)
+    assert relative_error(net.forward(x), evaluate(single, x)[0]) < 1e-6
+
+
+@pytest.mark.parametrize("how", ["raw", "listed"])
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "?"])
+def test_constants_of_every_type_and_form(dtype: str, how: str) -> None:
+    """As bytes or one by one."""
+    import onnx
+    values = np.array([[0, 1, 5], [1, 0, 100]]).astype(dtype)
+    tensor = onnx.numpy_helper.from_array(values, "c")
+    if how == "listed":
+        bits = values.view(np.uint16) if dtype == "f2" else values
+        tensor = onnx.helper.make_tensor("c", tensor.data_type, values.shape, bits.reshape(-1).tolist(), raw=False) \
+            if dtype != "f2" else onnx.TensorProto(name="c", data_type=10, dims=values.shape,
+                                                   int32_data=bits.reshape(-1).tolist())
+    loaded = onnx.load_model_from_string(model([node("Cast", "c", "f", to=1), node("Add", "x f", "y")],
+                                               inputs={"x": ("N", 2, 3)}))
+    loaded.graph.initializer.append(tensor)
+    found = fastlrp.from_onnx(loaded.SerializeToString()).forward(np.zeros((1, 2, 3), np.float32))
+    np.testing.assert_array_equal(found[0], values.astype(np.float32))
 
 
 def test_nodes_in_any_order() -> None:
@@ -464,6 +496,14 @@ def test_nodes_with_the_same_weights_are_a_shared_layer() -> None:
     assert net.weighted[0].weight.shape == (3, 3, 3, 3)
     net = check(shared(2))
     assert [layer.name for layer in net.weighted] == ["first", "second"]
+
+
+def test_names_of_shared_layers_are_free() -> None:
+    """Their further nodes are ":2" and so on, which no other node may be called."""
+    nodes = [node("Conv", "x w", "c", "a", pads=[1, 1, 1, 1]), node("Relu", "c", "r", "a:2"),
+             node("Conv", "r w", "d", "b", pads=[1, 1, 1, 1]), node("Relu", "d", "y", "a_2")]
+    net = check(model(nodes, {"w": W(3, 3, 3, 3)}))
+    assert [node.name for node in net.nodes] == ["a", "a:2_2", "a:2", "a_2"]
 
 
 def test_a_constant_after_weights_is_their_bias() -> None:

@@ -481,6 +481,9 @@ def test_paths_that_cannot_be_read(tmp_path: Path) -> None:
         fastlrp.from_onnx(tmp_path / "none.onnx")
     with pytest.raises(OSError):
         fastlrp.from_onnx(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FormatError, match="not a regular file"):
+        fastlrp.from_onnx(tmp_path / "pipe")
     with pytest.raises(TypeError, match="path must be a path or bytes, got 5"):
         fastlrp.from_onnx(5)  # type: ignore[arg-type]
 

@@ -40,9 +40,8 @@ from .description import (
     parameter_shapes,
     parse,
 )
-from .onnx import from_onnx
 
-__all__ = ["from_onnx", "load", "load_params", "save", "save_params"]
+__all__ = ["load", "load_params", "save", "save_params"]
 
 Path = str | os.PathLike[str]
 

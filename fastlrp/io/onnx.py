@@ -2,7 +2,7 @@
 
 In: a path or bytes. Out: a Network with the file's layouts at its surface. The graph is walked once, in an order in
 which every value is made before it is read: what depends on constants alone is computed here (onnx_folding.py), the
-rest becomes layers (onnx_operators.py, building.py).
+rest becomes layers (onnx_operators.py, onnx_shapes.py, building.py).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .building import BATCH, UNKNOWN, Builder, Value
 from .onnx_file import FLOATS, File
 from .onnx_folding import FOLDS, MOST_INPUTS, shape_of
 from .onnx_nodes import Node, text
-from .onnx_operators import OPERATORS
+from .onnx_shapes import OPERATORS
 from .values import Unsupported, shown
 
 OLDEST = 9  # of ONNX's operator sets
@@ -89,7 +89,8 @@ class _Importer:
         except ValueError as error:
             raise file.error("graph", error) from None
         batch = {batch for batch, _ in inputs.values() if batch}
-        self.builder = Builder(file.name, {*OPERATORS, *FOLDS}, batch, file.charge)
+        supported = [*OPERATORS, *(f"{op} (of constants)" for op in FOLDS if op not in OPERATORS)]
+        self.builder = Builder(file.name, supported, batch, file.charge)
         for name, (_, shape) in inputs.items():
             self.values[name] = self.builder.run("Input", name, self._input, name, shape)
 

@@ -70,7 +70,7 @@ class File:
             raise TooMuch("it asks for more memory than its size explains")
 
     def _read(self) -> bytes:
-        with open(self.name, "rb") as file:
+        with open(self.name, "rb", opener=_open) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise self.error("file", "not a regular file")
@@ -190,7 +190,7 @@ class File:
                 raise self.error(place, f"its data is in {shown(location)}, which is or goes through a link: copy the "
                                  "file into the model's folder")
         try:
-            file = open(path, "rb", opener=_open_file)  # noqa: SIM115  closed below
+            file = open(path, "rb", opener=_open_no_link)  # noqa: SIM115  closed below
         except OSError as error:
             raise self.error(place, f"its data is in {shown(location)}, which cannot be read: "
                              f"{error.strerror}") from None
@@ -202,9 +202,14 @@ class File:
             yield file
 
 
-def _open_file(path: str, flags: int) -> int:
-    """Open without following a link or waiting for a pipe."""
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+def _open(path: str, flags: int) -> int:
+    """Open without waiting for a pipe's other end."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    """The same where path is no link."""
+    return _open(path, flags | getattr(os, "O_NOFOLLOW", 0))
 
 
 class _Fault(Exception):

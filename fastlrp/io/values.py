@@ -8,6 +8,7 @@ Nothing here knows an operator; nothing is run.
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -228,7 +229,7 @@ class Values:
     def weighted(self, symbol: Any, make: Callable[[], Layer], options: Any, parameters: dict[str, Array]) -> Any:
         """The symbolic value of a layer with parameters: one layer for all calls with the same parameters in memory,
         options and input shape."""
-        places = ((key, a.__array_interface__["data"][0], a.shape, a.strides) for key, a in parameters.items())
+        places = ((key, a.__array_interface__["data"][0], a.shape, a.strides, a.dtype) for key, a in parameters.items())
         key = (options, self.inside(symbol), *places)
         found = self._shared.get(key)
         if found is None:
@@ -304,17 +305,26 @@ class Values:
         return found[::-1]
 
     def _name(self, calls: Sequence[Call]) -> None:
-        """Give layers the names of their nodes; "name_2" where one is taken."""
-        taken = {symbol.name for symbol in self._inputs}
-        uses = Counter(call.layer for call in calls)
-        counts: dict[str, int] = {}
+        """Give layers the names of their nodes; "name_2" where one is taken, or would be that of a shared layer's
+        second node."""
+        taken, shared = {symbol.name for symbol in self._inputs}, set()
+        bases = set(map(_base, taken))
+        uses, counts = Counter(call.layer for call in calls), Counter[str]()
         for layer, call in {call.layer: call for call in calls}.items():
             own = name = call.name or layer.kind
-            while not taken.isdisjoint(names := [name, *(f"{name}:{i}" for i in range(2, 1 + uses[layer]))]):
-                counts[own] = counts.get(own, 1) + 1
-                name = f"{own}_{counts[own]}"
-            taken.update(names)
+            while name in taken or _base(name) in shared or (uses[layer] > 1 and name in bases):
+                counts[own] += 1
+                name = f"{own}_{1 + counts[own]}"
+            taken.add(name)
+            bases.add(_base(name))
+            if uses[layer] > 1:
+                shared.add(name)
             layer.name = name
+
+
+def _base(name: str) -> str:
+    """A name without ":2" and the like, which networks add for the further nodes of a shared layer."""
+    return re.sub(r":[0-9]+$", "", name)
 
 
 class _Silent(Unsupported):

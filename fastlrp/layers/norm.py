@@ -55,10 +55,6 @@ class BatchNorm(ParameterLayer):
         if key == "variance" and not (value >= 0).all():
             raise ValueError(f"{self.name}.variance must be at least 0 everywhere, got {value.min()}")
 
-    def _store(self, key: str, value: Array) -> None:
-        super()._store(key, value)
-        self.__dict__["version"] = self.version + 1  # programs hold what follows from parameters
-
     def initialise(self, rng: np.random.Generator, init: str) -> None:
         for key, shape in self.parameter_shapes.items():
             self._store(key, np.full(shape, 1 if key in ("weight", "variance") else 0, self.dtype))
