@@ -24,6 +24,7 @@ LINEAR: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "dense 1 to 1": ((1,), {"out": 1}),
     "dense 7 to 5": ((7,), {"out": 5}),
     "dense 40 to 33": ((40,), {"out": 33}),
+    "more outputs than a cache holds": ((20, 20, 2), {"out": 300, "kernel": 1}),
     "dense 17 to 130": ((17,), {"out": 130}),
     "dense 5000 to 10": ((5000,), {"out": 10}),
     "dense 70 to 1100": ((70,), {"out": 1100}),

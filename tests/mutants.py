@@ -32,6 +32,7 @@ class Mutant(NamedTuple):
 
 
 MUTANTS = [
+    Mutant("slices of rows", "src_c/product.c", "samples, row + r, flrp_min(slice", "samples, row, flrp_min(slice"),
     Mutant("tile", "src_c/body/tile.h", "acc[m][v] = v_fma(x, bv[v], acc[m][v])",
            "acc[m][v] = v_fma(x, bv[0], acc[m][v])"),
     Mutant("tile, row tails", "src_c/body/tile.h", "x = v_set1(a[m][i])", "x = v_set1(a[m == 5 ? 4 : m][i])"),
@@ -162,7 +163,25 @@ class Suite(NamedTuple):
     mutants: list[Mutant]
 
 
-SUITES = [Suite(["tests/test_kernels.py", "tests/test_program.py"], {}, MUTANTS),
+GRAPH_MUTANTS = [
+    Mutant("copies, where to", "src_c/pointwise.c", "sample * j->to_size + j->c->to_offset", "sample * j->to_size"),
+    Mutant("copies, where from", "src_c/pointwise.c", "from + i * step, to + i * to_step)",
+           "from + i, to + i * to_step)"),
+    Mutant("copies, around", "src_c/program.c", "s->kind && i < n * size", "s->kind && i < size"),
+    Mutant("affine maps", "src_c/pointwise.c", "* times[c] / over[c] + plus[c]", "* times[c] / over[c] + plus[0]"),
+    Mutant("pieces of one slot", "fastlrp/program.py", "if slot.index in external or slot.index in live:",
+           "if slot.index in external:"),
+    Mutant("several readers", "fastlrp/propagate.py", "else min(before, below)", "else max(before, below)"),
+    Mutant("relevance of several readers", "fastlrp/propagate.py",
+           "pending[i] = part if pending[i] is None else trace.ops.add(pending[i], part)", "pending[i] = part"),
+    Mutant("folding, groups", "fastlrp/canonize.py", "groups = factors.reshape(", "groups = factors[::-1].reshape("),
+    Mutant("folding, shift", "fastlrp/canonize.py", "bias * factors + shift[0]", "bias + shift[0]"),
+    Mutant("folding, shared layers", "fastlrp/canonize.py", "isinstance(layer, WeightedLayer) and alone",
+           "isinstance(layer, WeightedLayer)"),
+]
+
+SUITES = [Suite(["tests/test_graph.py", "tests/test_canonize.py"], {}, GRAPH_MUTANTS),
+          Suite(["tests/test_kernels.py", "tests/test_program.py"], {}, MUTANTS),
           Suite(["tests/test_amx.py"], {"FASTLRP_EMULATE_AMX": "1"}, TILE_MUTANTS)]
 
 

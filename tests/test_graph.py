@@ -167,6 +167,15 @@ def test_inputs_that_relevance_does_not_reach_have_none() -> None:
     assert found.relevance[0].any() and not found.relevance[1].any()
 
 
+@pytest.mark.parametrize("rule", [Gamma(0.5), AlphaBeta(2, 1), Epsilon(0.01)], ids=str)
+def test_what_one_reader_leaves_another_may_bring(rule: Any) -> None:
+    """Relevance that is zero where a value is negative, by a ReLU, is not where it has a second reader."""
+    x = Input((6, 6, 3))
+    h = Conv2d(8, 3, padding=1)(ReLU()(x))
+    net = with_biases(Network.from_graph(x, Linear(3)(Flatten()(Concat()(ReLU()(h), fastlrp.Tanh()(h)))), seed=3))
+    net.test(inputs(net), composite=Uniform(rule), tolerance=1e-4)
+
+
 def test_shared_layers_have_one_set_of_weights() -> None:
     """Named by use; equal inputs give equal values; gradients add up."""
     net = with_biases(siamese())
