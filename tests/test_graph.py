@@ -173,7 +173,9 @@ def test_what_one_reader_leaves_another_may_bring(rule: Any) -> None:
     x = Input((6, 6, 3))
     h = Conv2d(8, 3, padding=1)(ReLU()(x))
     net = with_biases(Network.from_graph(x, Linear(3)(Flatten()(Concat()(ReLU()(h), fastlrp.Tanh()(h)))), seed=3))
-    net.test(inputs(net), composite=Uniform(rule), tolerance=1e-4)
+    found = net.explain(inputs(net), composite=Uniform(rule), layers=True)
+    again = net.explain(inputs(net), composite=Uniform(rule), start=found.layers["conv1"], start_layer="conv1")
+    assert relative_error(again.relevance, found.relevance) < 1e-5
 
 
 def test_shared_layers_have_one_set_of_weights() -> None:
