@@ -12,10 +12,10 @@ Needs requirements-peers.txt and onnx, onnxscript. For every network, with weigh
       ours        fastlrp against zennit, both float32, median over the images
       zennit      zennit's float32 against its float64: what rounding alone does. Where it decides between units (which
                   gate is open, which input of a pool wins), plain gradients change by a unit's share, whoever computes
-      float64     fastlrp's float64 twin against zennit's float64: what rounding does not blur, so whether both mean
-                  the same thing
+      float64     fastlrp's float64 twin against zennit's float64, on an image of about half the size: what rounding
+                  does not blur, so whether both mean the same thing
     Relevance starts as the logit of the class with the largest one (a map: of that class everywhere), for both.
-  conservation  for the same network without biases and shifts, ε = 0, on the twin: Σ relevance of the input over Σ at
+  conservation  for the same without biases and shifts, ε = 0, on the twin: Σ relevance of the input over Σ at
                 the start (kept), and by how much it differs from what parts with zero denominators have left (off).
                 Not for gradients, of which ExcitationBackprop's activations have some
   time          of one explanation of 4 images by EpsilonPlusFlat: an indication, peers.py measures
@@ -51,7 +51,9 @@ from tqdm import tqdm
 import fastlrp
 from fastlrp.composites import PRESETS, Composite, EpsilonGammaBox
 
-SIZES = {"U-Net": 128}  # of inputs; others: 224
+# Of inputs, and of the twin's, which is slow. VGG's dense layers want at least 224.
+SIZES: dict[str, tuple[int, int]] = {"VGG-11-BN": (224, 224), "U-Net": (128, 64)}
+SIZE, SMALL = (224, 128), (32, 32)
 BOUNDS = (-2.5, 2.5)  # of zoo.images
 IMAGES, AT_ONCE, TIMED = 8, 4, 4
 FORWARD, RELEVANCE, SAME, OFF = 1e-4, 1e-3, 1e-6, 1e-6  # the largest errors that conform
@@ -153,15 +155,16 @@ class Judge:
                                   BOUNDS).numpy()
 
 
-def relevance_rows(net: fastlrp.Network, judge: Judge, bar: tqdm) -> Iterator[Row]:
-    twin, x, start = net.to_numpy(), judge.x.numpy(), judge.start.numpy()
+def relevance_rows(net: fastlrp.Network, judge: Judge, twin: fastlrp.Network, exact: Judge,
+                   bar: tqdm) -> Iterator[Row]:
+    """net and judge at full size, twin and exact at the twin's."""
     for name in fastlrp.composites.names():
         bar.set_postfix_str(name)
-        theirs, exact = judge(name), judge.exactly(name)
-        ours = net.explain(x, composite=preset(name), start=start, compat="zennit").relevance
-        ours64 = twin.explain(x[:1], composite=preset(name), start=start[:1], compat="zennit").relevance
-        yield Row(name, float(np.median(errors(ours, theirs))), float(errors(theirs[:1], exact)[0]),
-                  float(errors(ours64, exact)[0]))
+        ours, ours64 = (own.explain(by.x.numpy(), composite=preset(name), start=by.start.numpy(),
+                                    compat="zennit").relevance for own, by in ((net, judge), (twin, exact)))
+        theirs = judge(name)
+        yield Row(name, float(np.median(errors(ours, theirs))), float(errors(theirs[:1], judge.exactly(name))[0]),
+                  float(errors(ours64, exact.exactly(name))[0]))
         bar.update()
 
 
@@ -196,26 +199,27 @@ def seconds(net: fastlrp.Network, judge: Judge) -> dict[str, float]:
 
 def examined(name: str, quick: bool, bar: tqdm) -> Found:
     """All that is measured of a network."""
-    size = 32 if quick else SIZES.get(name, 224)
+    size, twin_size = SMALL if quick else SIZES.get(name, SIZE)
 
     def make() -> Any:
         torch.manual_seed(0)
         return zoo.ZOO[name](small=quick)
 
     bar.set_description(name)
-    model = zennit_zoo.without_eps(zoo.trained_like(make(), size=size))
-    x = zoo.images(IMAGES, size)
     bar.set_postfix_str("forward")
+    model = zennit_zoo.without_eps(zoo.trained_like(make(), size=size))
+    x, one = zoo.images(IMAGES, size), zoo.images(1, twin_size)
     net = fastlrp.from_torch(model, x[:1])
     found = Found(name, size, sum(p.numel() for p in model.parameters()), forward_errors(model, net, x))
     judge = Judge(model, x)
-    found.relevance = list(relevance_rows(net, judge, bar))
     bar.set_postfix_str("time")
     found.seconds = seconds(net, judge)
+    found.relevance = list(relevance_rows(net, judge, fastlrp.from_torch(model, one).to_numpy(), Judge(model, one),
+                                          bar))
     del net, judge, model
     gc.collect()
     bar.set_postfix_str("conservation")
-    found.conservation = conservation(make, x)
+    found.conservation = conservation(make, one)
     return found
 
 

@@ -85,7 +85,7 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "GELU by tanh": (lambda: nn.GELU("tanh"), ROW),
     "Hardtanh(-0.5, 2)": (lambda: nn.Hardtanh(-0.5, 2), ROW),
     "MaxPool2d": (lambda: nn.MaxPool2d(2), IMAGE),
-    "MaxPool2d with all options": (lambda: nn.MaxPool2d((3, 2), (2, 1), (1, 0), ceil_mode=True), IMAGE),
+    "MaxPool2d with all options": (lambda: nn.MaxPool2d((3, 2), (2, 1), (1, 0), (1, 2), ceil_mode=True), IMAGE),
     "MaxPool1d": (lambda: nn.MaxPool1d(3, 2), LINE),
     "AvgPool2d": (lambda: nn.AvgPool2d(3, 2, 1), IMAGE),
     "AvgPool2d of data only": (lambda: nn.AvgPool2d(3, 2, 1, count_include_pad=False, ceil_mode=True), IMAGE),
@@ -271,6 +271,13 @@ def state(module: nn.Module) -> list[Any]:
         for name, value in (*module.named_parameters(), *module.named_buffers())]
 
 
+def test_it_is_the_module_in_evaluation() -> None:
+    """Whatever mode it is in."""
+    module = in_evaluation(nn.Sequential(nn.Linear(10, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.Linear(8, 3)))
+    x = draw(ROW)
+    assert error(fastlrp.from_torch(module.train(), x), module.eval(), x) <= SMALL
+
+
 @pytest.mark.parametrize("make", [
     lambda: zoo.resnet18(classes=3, small=True),
     lambda: nn.Sequential(nn.Conv2d(3, 2, 3), Calls(lambda x: torch.fft.fft(x))),  # unsupported
@@ -304,11 +311,10 @@ def test_weights_are_copies() -> None:
 
 
 def test_imported_networks_train_save_and_load(tmp_path: Path) -> None:
-    """Like any other: dropout keeps its rate, the layout stays."""
+    """Like any other; the layout stays."""
     module = in_evaluation(nn.Sequential(nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(inplace=True),
                                          nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.25), nn.Linear(6, 3)))
     net, x = fastlrp.from_torch(module, draw((3, 6, 6))), draw((3, 6, 6), 20).numpy()
-    assert [layer.rate for layer in net.layers if isinstance(layer, fastlrp.Dropout)] == [0.25]
     before = net.forward(x)
     net.fit(x, np.arange(20) % 3, epochs=1, batch_size=10, progress=False)
     assert not np.allclose(net.forward(x), before)
@@ -320,11 +326,25 @@ def test_imported_networks_train_save_and_load(tmp_path: Path) -> None:
     assert [node.name for node in loaded.nodes] == [node.name for node in net.nodes]
 
 
+@pytest.mark.parametrize("first", [
+    nn.ReLU(inplace=True),
+    Calls(lambda x: ((y := x * 2.0).view(-1, 5, 2).relu_(), y)[1]),
+], ids=["as it is", "taken apart"])
+def test_dropout_keeps_its_rate(first: nn.Module) -> None:
+    """For training; also where torch has to take apart what happens in place."""
+    net = fastlrp.from_torch(nn.Sequential(first, nn.Dropout(0.25), nn.Linear(10, 3)), draw(ROW))
+    assert [layer.rate for layer in net.layers if isinstance(layer, fastlrp.Dropout)] == [0.25]
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_other_types_become_float32(dtype: Any) -> None:
-    """The network of a module in any floating-point type."""
-    module, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(64, 2)).to(dtype), draw((3, 6, 6)).to(dtype)
-    assert error(fastlrp.from_torch(module, x), copy.deepcopy(module).float(), x.float()) <= SMALL
+    """The network of a module in any floating-point type; shared modules are shared there too."""
+    conv = nn.Conv2d(3, 3, 3, padding=1)
+    module = nn.Sequential(conv, nn.ReLU(), conv, nn.Flatten(), nn.Linear(108, 2)).to(dtype)
+    x = draw((3, 6, 6)).to(dtype)
+    net = fastlrp.from_torch(module, x)
+    assert error(net, copy.deepcopy(module).float(), x.float()) <= SMALL
+    assert len(net.weighted) == 2
 
 
 UNSUPPORTED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], list[str]]] = {
@@ -335,12 +355,16 @@ UNSUPPORTED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], list[str]
     "a mixed batch": (lambda: Calls(lambda x: x.view(-1, 9)), (2, 9), ["view", "batch"]),
     "a moved batch": (lambda: Calls(lambda x: x.transpose(0, 1)), (2, 9), ["transpose", "batch"]),
     "the batch's size": (lambda: Calls(lambda x: x / x.shape[0]), (9,), ["div", "size of the batch"]),
+    "parts": (lambda: Calls(lambda x: torch.cat(x.chunk(2, 1)[::-1], 1)), (4, 3, 3),
+              ["1 unsupported operator:", "chunk"]),
     "a part": (lambda: Calls(lambda x: x[:, 1:]), (4, 3, 3), ["slice", "part"]),
     "a transposed convolution": (lambda: nn.ConvTranspose2d(3, 2, 2), (3, 4, 4), ["conv_transpose2d"]),
+    "expanded values": (lambda: Calls(lambda x: torch.cat([x, x.mean([2, 3], keepdim=True).expand_as(x)], 1)),
+                        (2, 3, 3), ["expand", "sums and products"]),
     "reflecting pads": (lambda: nn.ReflectionPad2d(1), (3, 4, 4), ["pad", "'reflect'"]),
     "bilinear upsampling": (lambda: nn.Upsample(scale_factor=2, mode="bilinear"), (3, 4, 4), ["upsample_bilinear2d"]),
     "upsampling by 1.5": (lambda: nn.Upsample(scale_factor=1.5), (3, 4, 4), ["upsample_nearest2d", "whole"]),
-    "dilated pools": (lambda: nn.MaxPool2d(2, dilation=2), (3, 6, 6), ["max_pool2d", "dilation"]),
+    "a divisor": (lambda: nn.AvgPool2d(2, divisor_override=3), (3, 6, 6), ["avg_pool2d", "divisor_override=3"]),
     "no statistics": (lambda: nn.BatchNorm2d(3, track_running_stats=False), (3, 4, 4), ["batch_norm", "statistics"]),
     "softmax in between": (lambda: nn.Sequential(nn.Softmax(1), nn.Linear(9, 2)), (9,), ["softmax", "last"]),
     "x * x": (lambda: Calls(lambda x: x * x), (9,), ["mul", "gate"]),

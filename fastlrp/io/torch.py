@@ -169,8 +169,8 @@ class _Reader:
             return args[0][args[1]]
         if not any(isinstance(value, (Value, _BatchSize)) for value in given):
             return node.target(*args, **more)
-        if not hasattr(node.meta.get("val"), "shape") and _kind(node) not in READERS:
-            return BATCH_SIZE  # the one number that a trace leaves open
+        if _kind(node).startswith("sym_") or not any(isinstance(value, Value) for value in given):
+            return BATCH_SIZE  # sizes of other axes are numbers already
         return self.builder.run(_kind(node), self.names[node], self._read, node, args, more)
 
     def _read(self, node: Any, args: Any, more: Any) -> Any:
