@@ -123,6 +123,8 @@ OPERATORS: dict[str, Callable[[], bytes]] = {
     "resize by scales": lambda: single("Resize", None, floats(1, 1, 2, 3), mode="nearest", nearest_mode="floor",
                                        coordinate_transformation_mode="asymmetric"),
     "resize by scales, half pixels": lambda: single("Resize", None, floats(1, 1, 3, 2)),
+    "resize that prefers the floor": lambda: single("Resize", None, floats(1, 1, 2, 2),
+                                                    coordinate_transformation_mode="asymmetric"),
     "resize by sizes": lambda: single("Resize", None, None, ints(2, 3, 12, 15), n=2),
     "resize by sizes of axes": lambda: single("Resize", None, None, ints(12, 15), axes=[2, 3]),
     "resize of axes": lambda: single("Resize", None, floats(2, 4), axes=[3, 2], nearest_mode="floor",
@@ -219,6 +221,13 @@ def test_formulas_become_one_layer(name: str) -> None:
     data, layers = FORMULAS[name]
     net = check(data)
     assert [type(layer).__name__ for layer in net.layers] == layers
+
+
+def test_what_only_looks_like_a_formula() -> None:
+    """x · relu6(x + 2) is a value and a gate."""
+    net = check(formula(node("Add", "x two", "a"), node("Clip", "a zero six", "c"), node("Mul", "x c", "y"), two=2,
+                        zero=0, six=6))
+    assert [type(layer).__name__ for layer in net.layers] == ["Scale", "ReLU6", "Multiply"]
 
 
 def test_parts_of_formulas_that_others_read_stay() -> None:
@@ -328,6 +337,22 @@ def test_nodes_in_any_order() -> None:
     x = batch(3, 6, 5)
     outputs = [fastlrp.from_onnx(model(order, {"w": W(4, 3, 3, 3)})).forward(x) for order in (nodes, nodes[::-1])]
     np.testing.assert_array_equal(*outputs)
+
+
+@pytest.mark.parametrize("order", ["g r", "r g"])
+def test_the_gate_is_what_a_sigmoid_made(order: str) -> None:
+    """In either order: relevance goes to the other operand."""
+    net = check(model([node("Conv", "x w", "c"), node("Sigmoid", "c", "g"), node("Relu", "x", "r"),
+                       node("Mul", order, "y")], {"w": W(3, 3, 1, 1)}))
+    last = net.nodes[-1]
+    assert [net.nodes[i - net.first].name for i in last.inputs] == ["r_Relu", "g_Sigmoid"]
+
+
+def test_values_of_one_pixel_are_flattened_as_they_are() -> None:
+    """Nothing is moved where both orders are one."""
+    net = check(model([node("GlobalAveragePool", "x", "g"), node("Flatten", "g", "f"), node("Gemm", "f w", "y")],
+                      {"w": W(3, 4)}))
+    assert [type(layer).__name__ for layer in net.layers] == ["GlobalAvgPool2d", "Flatten", "Linear"]
 
 
 # ---- constants and shapes ----
@@ -496,6 +521,8 @@ def test_nodes_with_the_same_weights_are_a_shared_layer() -> None:
     assert net.weighted[0].weight.shape == (3, 3, 3, 3)
     net = check(shared(2))
     assert [layer.name for layer in net.weighted] == ["first", "second"]
+    net = check(model([node("Conv", "x w", "c", "one"), node("Conv", "c w", "y", "two")], {"w": W(3, 3, 2, 2)}))
+    assert [layer.name for layer in net.weighted] == ["one", "two"]
 
 
 def test_names_of_shared_layers_are_free() -> None:

@@ -190,6 +190,7 @@ class Pointwise(Values):
             found = self._product(x, factor)
             if found is not None:
                 return found
+        self.check_made(a, b)
         if math.prod(a.shape) < math.prod(b.shape) or (a.shape == b.shape and a.gate and not b.gate):
             a, b = b, a
         sizes = zip(a.shape, b.shape, strict=False)

@@ -170,7 +170,7 @@ class Values:
 
     def plain(self, value: Value) -> Any:
         """The symbolic value in the source's order."""
-        self._check_made(value)
+        self.check_made(value)
         if value.plain is None:
             symbol = value.spatial
             if not one_order(value.shape):
@@ -182,7 +182,7 @@ class Values:
 
     def either(self, value: Value) -> Any:
         """The symbolic value in whichever order it is there: for what goes element by element."""
-        self._check_made(value)
+        self.check_made(value)
         return value.plain if value.spatial is None else value.spatial
 
     def in_any_order(self, value: Value) -> Any:
@@ -191,10 +191,12 @@ class Values:
             return value.spatial
         return self.plain(value)
 
-    def _check_made(self, value: Value) -> None:
-        if value.fault:
-            self.unsupported(value.fault, value.node)
-            raise _Silent
+    def check_made(self, *values: Value) -> None:
+        """Unsupported where one of them is a part of a formula only."""
+        for value in values:
+            if value.fault:
+                self.unsupported(value.fault, value.node)
+                raise _Silent
 
     def map(self, value: Value, layer: Layer, **more: Any) -> Value:
         """A layer that goes element by element, in the order in which the value is there."""
