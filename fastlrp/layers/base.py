@@ -185,11 +185,11 @@ class ParameterLayer(Layer):
     def _assign(self, key: str, value: Any) -> None:
         if not self.in_shape:
             raise ValueError(f"{type(self).__name__} takes no {key} yet: its shape is known once a Network is built")
-        value, shape = real_array(value, self.dtype, f"{self.name}.{key}"), self.parameter_shapes[key]
-        if value.shape != shape:
-            raise ValueError(f"{self.name}.{key} must have shape {shape}, got {value.shape}")
-        self.check_parameter(key, value)
-        self._store(key, np.array(value, order="C"))
+        own, shape = real_array(value, self.dtype, f"{self.name}.{key}"), self.parameter_shapes[key]
+        if own.shape != shape:
+            raise ValueError(f"{self.name}.{key} must have shape {shape}, got {own.shape}")
+        self.check_parameter(key, own)
+        self._store(key, own.copy() if np.may_share_memory(own, np.asarray(value)) else own)
 
     def _store(self, key: str, value: Array) -> None:
         """Keep an array that is no one else's, read-only; whatever was packed from the old values is dropped."""
