@@ -56,9 +56,9 @@ def wide(weight: Array, sweep: Sweep, groups: int, width: int) -> Array:
 
 
 def narrow(weight: Array, sweep: Sweep) -> Array:
-    """[row tap][part][channel][column tap][side][output]."""
+    """[row tap][column tap][part][channel][side][output]."""
     taken = weight[:, _taps(sweep.rows.kernel), _taps(sweep.cols.kernel)]
-    return np.ascontiguousarray(taken.transpose(1, 3, 4, 2, 0, 5), dtype=np.float32)
+    return np.ascontiguousarray(taken.transpose(1, 2, 3, 4, 0, 5), dtype=np.float32)
 
 
 def depthwise(weight: Array, sweep: Sweep) -> Array:

@@ -50,6 +50,7 @@ typedef struct {
 /* Forms of a product; which one runs depends on the shape, the rule, the instruction set and the precision.
  * WIDE: lanes are output channels; weights [side][group][panel][k][panel width].
  * NARROW: few output channels, so lanes run along the columns; weights [k][side][channel].
+ * k: row tap, column tap, part, channel, and every sum has its terms in this order.
  * SCATTER: source pixels times all column taps, added where these fall (scatter.c): cols then walks the source, and
  * start + stride * i is the destination of its first tap; weights [side][panel][row tap][k][panel width].
  * WINOGRAD: 3 x 3 taps one pixel apart, grid and destination alike (winograd.c); weights [side][panel][16][k][panel
