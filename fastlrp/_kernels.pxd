@@ -5,13 +5,14 @@ from libc.stdint cimport int32_t, int64_t, uint16_t
 
 cdef extern from "fastlrp.h" nogil:
     enum:
-        FLRP_OK
+        FLRP_OK, FLRP_NOT_FINITE
         FLRP_PLAIN, FLRP_POSITIVE, FLRP_NEGATIVE, FLRP_SHIFTED
         FLRP_RELU, FLRP_LEAKY_RELU, FLRP_CAPPED_RELU, FLRP_AT_LEAST, FLRP_AT_MOST, FLRP_ABS, FLRP_TANH, FLRP_SIGMOID
         FLRP_SOFTPLUS, FLRP_ELU, FLRP_SELU, FLRP_GELU, FLRP_GELU_TANH, FLRP_SILU, FLRP_HARDSWISH, FLRP_HARDSIGMOID
         FLRP_MISH
         FLRP_ISA_COUNT
         FLRP_WIDE, FLRP_NARROW, FLRP_SCATTER, FLRP_WINOGRAD, FLRP_DEPTHWISE, FLRP_DENSE, FLRP_DENSE_BACK, FLRP_LIMBS
+        FLRP_LANES
     ctypedef struct flrp_operand:
         const float *data
         const float *bound
@@ -33,6 +34,18 @@ cdef extern from "fastlrp.h" nogil:
     ctypedef struct flrp_dense:
         const float *weights
         int read
+    ctypedef struct flrp_term:
+        int32_t offset
+        float weight
+    ctypedef struct flrp_lane_product:
+        int64_t width
+        int form
+        int64_t line, first
+        const int64_t *offsets
+        int64_t segments, length
+        const flrp_term *terms
+        const int64_t *starts
+        int64_t passes, block
     ctypedef struct flrp_product:
         flrp_axis rows, cols
         int64_t src_h, src_w, src_c, dst_h, dst_w, dst_c, groups, parts, sides
@@ -40,6 +53,7 @@ cdef extern from "fastlrp.h" nogil:
         flrp_dense dense[2][2]
         const uint16_t *bf16
         int form, limbs
+        flrp_lane_product lanes
     ctypedef struct flrp_window:
         int64_t in_h, in_w, channels, out_h, out_w
         int64_t kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w
@@ -80,6 +94,7 @@ cdef extern from "fastlrp.h" nogil:
         FLRP_STEP_PRODUCT, FLRP_STEP_SUM_POOL, FLRP_STEP_SUM_POOL_BACKWARD, FLRP_STEP_MAX_POOL
         FLRP_STEP_MAX_POOL_BACKWARD, FLRP_STEP_MAX_POOL_SHARE, FLRP_STEP_RATIO, FLRP_STEP_GAMMA, FLRP_STEP_ACTIVATION
         FLRP_STEP_ACTIVATION_BACKWARD, FLRP_STEP_PICK, FLRP_STEP_AFFINE, FLRP_STEP_COMBINE, FLRP_STEP_COPY
+        FLRP_STEP_TURN
     enum:
         FLRP_COPY_AXES
     ctypedef struct flrp_copy:
@@ -110,6 +125,8 @@ cdef extern from "fastlrp.h" nogil:
         const flrp_slot *slots
         int64_t count, arena
         double work
+        int64_t width
+        const flrp_program *lanes
     int64_t flrp_program_plan(const flrp_program *p, int threads, int64_t samples, int64_t *block)
     int flrp_program_run(int isa, int threads, const flrp_program *p, int64_t samples, float *const *external,
                          int64_t *classes, float *arena, int64_t block)

@@ -172,13 +172,15 @@ cdef class Product:
     cdef int isa
     cdef tuple shapes
     cdef list keep  # arrays that the sweeps point into
+    cdef list packed  # weights of each sweep, as its form has them
+    cdef dict twins  # of samples side by side, by their number
 
     def __cinit__(self, shapes, src, dst, Py_ssize_t groups, Py_ssize_t sides, Py_ssize_t parts):
         cdef Py_ssize_t i
         cdef flrp_product *p
         if sides not in (1, 2) or parts not in (1, 2):
             raise ValueError(f"a product has 1 or 2 sides and parts, got {sides} and {parts}")
-        self.isa, self.keep, self.shapes = isa, [], tuple(shapes)
+        self.isa, self.keep, self.shapes, self.packed, self.twins = isa, [], tuple(shapes), [], {}
         self.sides, self.parts, self.count = sides, parts, len(shapes)
         self.src_size, self.dst_size, self.dst_channels = src[0] * src[1] * src[2], dst[0] * dst[1] * dst[2], dst[2]
         self.sweeps = <flrp_product *>calloc(self.count, sizeof(flrp_product))
@@ -240,7 +242,7 @@ cdef class Product:
         else:
             p.form = FLRP_WIDE
             packed = packing.wide(weight, sweep, p.groups, width)
-        self.keep.append(packed)
+        self.packed.append(packed)
         if limbs:
             p.bf16 = <const uint16_t *>cnp.PyArray_DATA(<cnp.ndarray>packed)
         else:
@@ -252,13 +254,54 @@ cdef class Product:
         cdef flrp_product *p = self.sweeps
         if self.src_size != p.src_c or self.dst_size != p.dst_c or self.count != 1:
             raise ValueError("dense weights map one pixel to one pixel")
+        self.packed.append(weights)
         for i, side in enumerate(weights):
             for k, (array, read) in enumerate(side):
-                self.keep.append(array)
                 p.dense[i][k].weights = pointer(array, p.src_c * p.dst_c, "weights")
                 p.dense[i][k].read = READS[read]
         p.form = FLRP_DENSE_BACK if back else FLRP_DENSE
         return self
+
+    def in_lanes(self, Py_ssize_t width):
+        """The same sums, bit for bit, for `width` samples side by side as one; None where its form has no such twin."""
+        if width not in self.twins:
+            self.twins[width] = self.make_twin(width)
+        return self.twins[width]
+
+    cdef Product make_twin(self, Py_ssize_t width):
+        cdef flrp_product *p = self.sweeps
+        cdef Py_ssize_t i
+        cdef Product twin = Product(self.shapes, (p.src_h, p.src_w, p.src_c), (p.dst_h, p.dst_w, p.dst_c), p.groups,
+                                    self.sides, self.parts)
+        twin.isa = self.isa
+        for i in range(self.count):
+            p = &self.sweeps[i]
+            form = FORMS_WITH_TWINS.get(p.form)
+            if form is None or p.groups > 1 or (
+                    p.sides * p.rows.taps * p.cols.taps * p.parts * p.src_c * p.dst_c > MOST_WEIGHTS):
+                return None
+            weight = packing.weights_of(form, self.packed[i], self.shapes[i], p.parts * p.src_c, p.dst_c)
+            if not np.isfinite(weight).all():
+                return None
+            twin.fill_lanes(&twin.sweeps[i], p.form, packing.lanes(
+                weight, self.shapes[i], (p.src_w, p.parts * p.src_c), form == "scatter", width, flrp_lanes(self.isa)))
+        twin.src_size, twin.dst_size = self.src_size * width, self.dst_size * width
+        twin.dst_channels = self.dst_channels * width
+        return twin
+
+    cdef int fill_lanes(self, flrp_product *p, int form, lanes) except -1:
+        cdef flrp_lane_product *l = &p.lanes
+        self.packed.append(lanes)
+        p.form, l.form = FLRP_LANES, form
+        p.weights = <const float *>cnp.PyArray_DATA(<cnp.ndarray>lanes.weight)
+        l.width, l.line, l.first = lanes.width, lanes.line, lanes.first
+        l.passes, l.block = lanes.passes, lanes.block
+        l.segments, l.length = lanes.offsets.shape[1], lanes.length
+        l.offsets = <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>lanes.offsets)
+        if lanes.terms is not None:
+            l.terms = <const flrp_term *>cnp.PyArray_DATA(<cnp.ndarray>lanes.terms)
+            l.starts = <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>lanes.starts)
+        return 0
 
     def __call__(self, Py_ssize_t samples, operands, out, *, bias=None, ratio=None, factors=None, int sign=0):
         """Write the product of `samples` samples to `out`.
@@ -296,9 +339,15 @@ cdef class Product:
                 status = flrp_product_run(self.isa, run_threads, &self.sweeps[i], samples, sources, &e)
                 if status != FLRP_OK:
                     break
+        if status == FLRP_NOT_FINITE:
+            raise ValueError("products of samples side by side take finite values alone")
         if status != FLRP_OK:
             raise MemoryError("no memory for a product's scratch")
         return out
+
+
+MOST_WEIGHTS = 1 << 19  # of a product for samples side by side: more would not stay in the cache from block to block
+FORMS_WITH_TWINS = {FLRP_WIDE: "wide", FLRP_NARROW: "narrow", FLRP_SCATTER: "scatter", FLRP_DENSE: "dense"}
 
 
 cdef double product_work(Product product):
@@ -308,7 +357,7 @@ cdef double product_work(Product product):
     for i in range(product.count):
         p = &product.sweeps[i]
         work += <double>p.rows.count * p.cols.count * p.rows.taps * p.cols.taps * p.src_c * p.parts * p.sides \
-            * p.dst_c / p.groups
+            * p.dst_c / p.groups * max(1, p.lanes.width)
     return work
 
 
@@ -318,7 +367,7 @@ STEPS = {"product": FLRP_STEP_PRODUCT, "sum_pool": FLRP_STEP_SUM_POOL,
          "ratio": FLRP_STEP_RATIO, "gamma": FLRP_STEP_GAMMA,
          "activation": FLRP_STEP_ACTIVATION, "activation_backward": FLRP_STEP_ACTIVATION_BACKWARD,
          "pick": FLRP_STEP_PICK, "affine": FLRP_STEP_AFFINE, "combine": FLRP_STEP_COMBINE,
-         "copy": FLRP_STEP_COPY}
+         "copy": FLRP_STEP_COPY, "turn": FLRP_STEP_TURN}
 
 
 cdef class Program:
@@ -334,8 +383,9 @@ cdef class Program:
     cdef flrp_copy *copies
     cdef int isa
     cdef list keep, products
+    cdef readonly Program twin  # for samples side by side
 
-    def __cinit__(self, steps, sizes, offsets, int64_t arena):
+    def __cinit__(self, steps, sizes, offsets, int64_t arena, int64_t width=1):
         cdef Py_ssize_t i
         self.isa, self.keep, self.products = isa, [], []
         self.steps = <flrp_step *>calloc(len(steps) + 1, sizeof(flrp_step))
@@ -349,6 +399,14 @@ cdef class Program:
         for i in range(len(steps)):
             self.fill_step(&self.steps[i], &self.windows[i], &self.copies[i], steps[i])
         self.p.steps, self.p.slots, self.p.count, self.p.arena = self.steps, self.slots, len(steps), arena
+        self.p.width = width
+
+    def set_twin(self, Program twin):
+        """Take full blocks of samples through the steps of `twin`, which are these for `width` samples side by side."""
+        if twin.isa != self.isa:
+            raise ValueError("the twin was made for another instruction set")
+        self.twin = twin
+        self.p.lanes = &twin.p
 
     def __dealloc__(self):
         free(self.steps)
@@ -408,7 +466,8 @@ cdef class Program:
         cdef int status, run_threads = threads
         cdef int64_t block, floats
         cdef float **memory
-        products = [product() for product in self.products]  # alive while this runs
+        cdef flrp_program p = self.p  # as it is now: another thread may set a twin
+        products = [product() for product in self.products]  # alive while this runs, and their twins with them
         if None in products:
             return False
         if classes is not None and classes.shape[0] != samples:
@@ -421,10 +480,10 @@ cdef class Program:
         try:
             for slot, array in external.items():
                 memory[slot] = pointer(array, samples * self.slots[slot].size, "an input or output")
-            floats = flrp_program_plan(&self.p, run_threads, samples, &block)
+            floats = flrp_program_plan(&p, run_threads, samples, &block)
             arena = empty((floats,))
             with nogil:
-                status = flrp_program_run(self.isa, run_threads, &self.p, samples, memory,
+                status = flrp_program_run(self.isa, run_threads, &p, samples, memory,
                                           &classes[0] if classes is not None else NULL,
                                           <float *>cnp.PyArray_DATA(<cnp.ndarray>arena), block)
         finally:

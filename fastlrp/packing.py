@@ -5,6 +5,9 @@ Weights come as (side, kh, kw, part, source channels / group, destination channe
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 
 from .reference import Array
@@ -56,9 +59,9 @@ def wide(weight: Array, sweep: Sweep, groups: int, width: int) -> Array:
 
 
 def narrow(weight: Array, sweep: Sweep) -> Array:
-    """[row tap][part][channel][column tap][side][output]."""
+    """[row tap][column tap][part][channel][side][output]."""
     taken = weight[:, _taps(sweep.rows.kernel), _taps(sweep.cols.kernel)]
-    return np.ascontiguousarray(taken.transpose(1, 3, 4, 2, 0, 5), dtype=np.float32)
+    return np.ascontiguousarray(taken.transpose(1, 2, 3, 4, 0, 5), dtype=np.float32)
 
 
 def depthwise(weight: Array, sweep: Sweep) -> Array:
@@ -113,6 +116,102 @@ def limbs(weight: Array, sweep: Sweep, count: int) -> Array:
     for limb in range(count):
         packed[:, :, :, :, :, :, limb], rest = split(rest)
     return packed
+
+
+READERS = {"plain": lambda w: w, "positive": lambda w: np.maximum(w, 0), "negative": lambda w: np.minimum(w, 0)}
+
+
+def weights_of(form: str, packed: Any, sweep: Sweep, channels: int, outputs: int) -> Array:
+    """Packed weights as (side, column tap where sums are scattered or 1, row tap, k, output)."""
+    rows, cols = len(sweep.rows.offsets), len(sweep.cols.offsets)
+    if form == "dense":
+        sides = [np.concatenate([READERS[read](array) for array, read in side]) for side in packed]
+        return np.stack(sides)[:, None, None]
+    if form == "narrow":
+        return np.moveaxis(packed.reshape(rows, cols * channels, packed.shape[4], outputs), 2, 0)[:, None]
+    if form == "scatter":
+        sides, panels, _, k, width = packed.shape
+        runs = packed.transpose(0, 2, 3, 1, 4).reshape(sides, rows, k, panels * width)[..., :cols * outputs]
+        return runs.reshape(sides, rows, k, cols, outputs).transpose(0, 3, 1, 2, 4)
+    sides, _, panels, k, width = packed.shape
+    flat = packed[:, 0].swapaxes(1, 2).reshape(sides, 1, k, panels * width)[..., :outputs]
+    return flat.reshape(sides, 1, rows, cols * channels, outputs)
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """A product for samples side by side, as flrp_lane_product has it."""
+
+    weight: Array
+    width: int
+    line: int
+    first: int
+    offsets: Array
+    length: int
+    passes: int
+    block: int
+    terms: Array | None
+    starts: Array | None
+
+
+TERM = np.dtype([("offset", np.int32), ("weight", np.float32)])
+PLACES = 14  # FLRP_LANE_PLACES
+SUMS = 3072  # floats of the sums of a block of outputs, about: they stay in L1 beside what they are made of
+PASS = 128  # of a long sum, where a value is eight vectors: the same
+
+
+def lanes(weight: Array, sweep: Sweep, source: tuple[int, int], scatter: bool, width: int, vector: int) -> Lanes:
+    """weight as from `weights_of`; source: pixels of a line, channels of all parts; vector: the lanes of one."""
+    (line, channels), cols, first, taps = source, sweep.cols, 0, np.zeros(1, np.int64)
+    rows, k, outputs = weight.shape[2:]
+    length, many = k, width > vector
+    if not scatter and cols.offsets:
+        begin, end = cols.offsets[0], (cols.count - 1) * cols.step + cols.offsets[-1] + 1
+        if begin < 0 or end > line:
+            line, first = end - begin, begin
+        if len(cols.offsets) > 1 and cols.offsets[1] - cols.offsets[0] > 1:
+            length, taps = channels, np.array(cols.offsets, np.int64) - begin
+    above = np.array(sweep.rows.offsets, np.int64)[:, None]
+    offsets = np.ascontiguousarray((above * line + taps) * channels * width)
+    passes = max(1, -(-k // PASS)) if many and rows == 1 and length == k and not scatter else 1
+    places = width // vector if many else -(-cols.count // -(-cols.count // PLACES)) if cols.count else 1
+    block = outputs if scatter else min(outputs, max(12, SUMS // (places * vector) // 6 * 6))
+    terms = starts = None
+    if prefers_terms(weight, places):
+        at = offsets[:, :, None] + np.arange(length) * width
+        terms, starts = _terms(weight, at.reshape(rows, k), passes, block)
+    weight = np.ascontiguousarray(weight, dtype=np.float32)
+    return Lanes(weight, width, line, first, offsets, length, passes, block, terms, starts)
+
+
+def prefers_terms(weight: Array, places: int) -> bool:
+    """Whether a list of the weights that are not 0 for each output takes less time than blocks of outputs with all of
+    them, for so many vectors side by side. Counted in half cycles of two multiply-adds and two loads."""
+    outputs = weight.shape[-1]
+    rows = -(-outputs // -(-outputs // 6))  # of a block of two vectors
+    listed = np.count_nonzero(weight) * max(8, places + 2) / places
+    return bool(listed < weight.size * max(8, 2.2 * rows) / (2 * rows))
+
+
+def _terms(weight: Array, at: Array, passes: int, block: int) -> tuple[Array, Array]:
+    """The weights that are not 0, with the offset of each, and where each row tap of each list begins."""
+    sides, sets, rows, k, outputs = weight.shape
+    lists = weight.transpose(0, 1, 4, 2, 3).reshape(sides * sets, outputs, rows, k)
+    terms, starts, count = [], [], 0
+    for a_set in lists:
+        for first in range(0, outputs, block):
+            for i in range(passes):
+                part = slice(k * i // passes, k * (i + 1) // passes)
+                piece = a_set[first:first + block, :, part]
+                found = piece != 0
+                some = np.empty(np.count_nonzero(found), TERM)
+                some["weight"], some["offset"] = piece[found], np.broadcast_to(at[:, part], piece.shape)[found]
+                counts = found.sum(axis=2)
+                stops = np.append(0, np.cumsum(counts)) + count
+                starts.append(stops[np.arange(len(piece))[:, None] * rows + np.arange(rows + 1)])
+                terms.append(some)
+                count += len(some)
+    return np.concatenate(terms), np.ascontiguousarray(np.concatenate(starts), dtype=np.int64)
 
 
 def split(x: Array) -> tuple[Array, Array]:

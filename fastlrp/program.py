@@ -8,8 +8,9 @@ the input is computed while recording.
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -251,6 +252,70 @@ def _axes(sizes: Sequence[int], from_steps: Sequence[int], to_steps: Sequence[in
     return [(1, 0, 0)] * (COPY_AXES - len(joined)) + joined
 
 
+# A vector of samples, or eight, side by side, while their values take no more bytes: with common sizes of L2 in mind.
+MOST_BYTES_SIDE_BY_SIDE = 3 << 19
+VECTORS_SIDE_BY_SIDE = (8, 1)
+
+
+class _Twin:
+    """The same steps for `width` samples side by side, [value][sample]: kernels see one sample of more channels.
+
+    Inputs are turned when the run begins, outputs when they are complete.
+    """
+
+    def __init__(self, steps: Sequence[Step], sizes: Sequence[int], external: set[int], width: int) -> None:
+        self.width, self.sizes, self.steps = width, [size * width for size in sizes], list[Step]()
+        last = {slot.index: t for t, step in enumerate(steps) for slot in step.out}
+        used = {slot.index for step in steps for slot in (*step.out, *step.reads())}
+        self.own = {i: len(sizes) + n for n, i in enumerate(sorted(external & used))}  # outside: inside
+        self.sizes += [self.sizes[i] for i in self.own]
+        self.steps += [self._turn(i, own, 0) for i, own in self.own.items() if i not in last]
+        for t, step in enumerate(steps):
+            self.steps.append(self._widened(step))
+            self.steps += [self._turn(own, i, 1) for i, own in self.own.items() if last.get(i) == t]
+        self.offsets, self.arena = _share_memory(self.steps, self.sizes, external)
+
+    def compiled(self) -> _kernels.Program | None:
+        """None where a product has no such form, or is gone: then so is the program."""
+        for i, step in enumerate(self.steps):
+            if step.product is not None:
+                found = step.product()
+                product = found and found.in_lanes(self.width)
+                if product is None:
+                    return None
+                self.steps[i] = replace(step, product=product)
+        return _kernels.Program(self.steps, self.sizes, self.offsets, self.arena, self.width)
+
+    def _turn(self, source: int, target: int, back: int) -> Step:
+        shape = (self.sizes[source],)
+        return Step("turn", (Slot(target, shape),), ((Slot(source, shape), "plain", None),), kind=back)
+
+    def _slot(self, slot: Slot) -> Slot:
+        return Slot(self.own.get(slot.index, slot.index), slot.sample_shape)
+
+    def _source(self, source: Any) -> Any:
+        return source and (self._slot(source[0]), source[1], self._repeated(source[2]))
+
+    def _repeated(self, array: Array | None) -> Array | None:
+        return None if array is None else np.repeat(array, self.width)
+
+    def _widened(self, step: Step) -> Step:
+        changes: dict[str, Any] = {}
+        if step.window is not None:
+            height, width, channels = step.window.in_shape
+            changes["window"] = replace(step.window, in_shape=(height, width, channels * self.width))
+        elif step.op != "affine" or step.channels > 1:  # else it has one constant for all
+            changes.update(constants=tuple(map(self._repeated, step.constants)), channels=step.channels * self.width)
+        if step.copy is not None:
+            sizes, sources, targets = (list(values) for values in zip(*step.copy.axes, strict=True))
+            axes = _axes([*sizes, self.width], [n * self.width for n in sources] + [1],
+                         [n * self.width for n in targets] + [1])
+            changes["copy"] = Copy(axes, step.copy.from_offset * self.width, step.copy.to_offset * self.width)
+        return replace(step, out=tuple(map(self._slot, step.out)), sources=tuple(map(self._source, step.sources)),
+                       factors=tuple(map(self._source, step.factors)),
+                       ratio=step.ratio and (self._slot(step.ratio[0]), *step.ratio[1:]), **changes)
+
+
 class Program:
     """A recorded run: `inputs` and `outputs` by name, in the caller's memory; everything else in an arena."""
 
@@ -263,6 +328,26 @@ class Program:
         external = {slot.index for slot in self._slots.values()}
         offsets, arena = _share_memory(needed, recorder.sizes, external)
         self._compiled = _kernels.Program(needed, recorder.sizes, offsets, arena)
+        weak = [step if step.product is None else replace(step, product=weakref.ref(step.product)) for step in needed]
+        self._lanes, self._isa = _kernels.lanes(), _kernels.get_isa()
+        fits = 4 * arena * self._lanes <= MOST_BYTES_SIDE_BY_SIDE
+        self._twin_of: Any = (weak, recorder.sizes, external) if fits else None
+
+    def _add_twin(self) -> None:
+        """For samples side by side, where these are small enough and all products have such a form."""
+        if self._twin_of is None or _kernels.get_isa() != self._isa:
+            return
+        (steps, sizes, external), self._twin_of = self._twin_of, None
+        for vectors in VECTORS_SIDE_BY_SIDE:
+            try:
+                twin = _Twin(steps, sizes, external, self._lanes * vectors)
+            except NotRecorded:
+                return
+            if 4 * twin.arena <= MOST_BYTES_SIDE_BY_SIDE:
+                compiled = twin.compiled()
+                if compiled is not None:
+                    self._compiled.set_twin(compiled)
+                return
 
     def __call__(self, arrays: Mapping[Any, Array], classes: Array | None = None) -> bool:
         """Run over float32 C-contiguous arrays (N, ...) for every input and output; False, and nothing done, where a
@@ -274,6 +359,8 @@ class Program:
                 external[slot.index] = arrays[name]
             elif name in self._outputs:  # the same value twice, or an input handed out again
                 copies.append((arrays[name], external[slot.index]))
+        if len(arrays[next(iter(self._slots))]) >= self._lanes:
+            self._add_twin()
         ran = self._compiled(len(arrays[next(iter(self._slots))]), external, classes)
         for target, found in copies if ran else ():
             target[...] = found.reshape(target.shape)

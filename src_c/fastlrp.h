@@ -3,14 +3,15 @@
  * In:  pointers and sizes that the caller has checked; arrays are C-contiguous.
  * Out: arrays that the caller has allocated. Every output element is written.
  * Not here: argument checks (shapes.py and _kernels.pyx), weights' layout (packing in _kernels.pyx),
- * memory that outlives a call. The only failure is FLRP_NO_MEMORY; outputs are then undefined.
+ * memory that outlives a call. The only failure is FLRP_NO_MEMORY; outputs are then undefined. (FLRP_NOT_FINITE does
+ * not leave a program.)
  */
 #ifndef FASTLRP_H
 #define FASTLRP_H
 
 #include <stdint.h>
 
-enum { FLRP_OK = 0, FLRP_NO_MEMORY = 1 };
+enum { FLRP_OK = 0, FLRP_NO_MEMORY = 1, FLRP_NOT_FINITE = 2 };
 
 /* How a value is read: x, max(x, 0), min(x, 0), or x - bound (bound has the shape of one sample). */
 enum { FLRP_PLAIN, FLRP_POSITIVE, FLRP_NEGATIVE, FLRP_SHIFTED };
@@ -50,6 +51,7 @@ typedef struct {
 /* Forms of a product; which one runs depends on the shape, the rule, the instruction set and the precision.
  * WIDE: lanes are output channels; weights [side][group][panel][k][panel width].
  * NARROW: few output channels, so lanes run along the columns; weights [k][side][channel].
+ * k: row tap, column tap, part, channel, and every sum has its terms in this order.
  * SCATTER: source pixels times all column taps, added where these fall (scatter.c): cols then walks the source, and
  * start + stride * i is the destination of its first tap; weights [side][panel][row tap][k][panel width].
  * WINOGRAD: 3 x 3 taps one pixel apart, grid and destination alike (winograd.c); weights [side][panel][16][k][panel
@@ -57,9 +59,12 @@ typedef struct {
  * DEPTHWISE: as many groups as channels on both sides; weights [side][part][row tap][column tap][channel].
  * DENSE, DENSE_BACK: one pixel to one pixel, over weights that are not packed (dense.c).
  * LIMBS: every number is a sum of bf16 limbs (amx.c); one group; weights in `bf16`, those past the channels 0:
- * [side][panel of 32][part][chunk of 32 channels][row tap][column tap][limb][16 outputs][pair][output][2]. */
+ * [side][panel of 32][part][chunk of 32 channels][row tap][column tap][limb][16 outputs][pair][output][2].
+ * LANES: lanes are samples (lanes.c): one sample here is `lanes.width` of them side by side, every value of theirs one
+ * run; weights [side][column tap, for scattered sums][row tap][k][output]. */
 enum {
-    FLRP_WIDE, FLRP_NARROW, FLRP_SCATTER, FLRP_WINOGRAD, FLRP_DEPTHWISE, FLRP_DENSE, FLRP_DENSE_BACK, FLRP_LIMBS
+    FLRP_WIDE, FLRP_NARROW, FLRP_SCATTER, FLRP_WINOGRAD, FLRP_DEPTHWISE, FLRP_DENSE, FLRP_DENSE_BACK, FLRP_LIMBS,
+    FLRP_LANES
 };
 
 /* One array of weights (inputs, outputs) as it is read: x, max(x, 0) or min(x, 0). */
@@ -67,6 +72,24 @@ typedef struct {
     const float *weights;
     int read;
 } flrp_dense;
+
+/* A weight that is not zero, and where its factor lies. */
+typedef struct {
+    int32_t offset;
+    float weight;
+} flrp_term;
+
+/* What LANES has beside the weights. */
+typedef struct {
+    int64_t width;         /* samples side by side */
+    int form;              /* SCATTER, or another: whose order the sums have */
+    int64_t line, first;   /* pixels of a source line as it is read; the first (negative: in the padding) */
+    const int64_t *offsets; /* where the runs of a row tap's terms begin: [row tap][segment] */
+    int64_t segments, length;
+    const flrp_term *terms; /* NULL: no lists */
+    const int64_t *starts;  /* in each list: [set][block of outputs][pass][output in it][row tap, and the end] */
+    int64_t passes, block;  /* passes: over the length, more than 1 only where it is one segment of one row tap */
+} flrp_lane_product;
 
 /* A product of source pixels with packed weights over a grid of destination pixels. */
 typedef struct {
@@ -79,6 +102,7 @@ typedef struct {
     flrp_dense dense[2][2]; /* for the dense forms: [side][part] */
     const uint16_t *bf16;  /* for LIMBS, like weights */
     int form, limbs;       /* limbs: 1 to 3 */
+    flrp_lane_product lanes;
 } flrp_product;
 
 typedef struct {
@@ -172,11 +196,12 @@ typedef struct {
  * constants[1] for every sample, bias = constants[0]; GAMMA: p, q, z to a and b, bias = constants[0]; ACTIVATION: x;
  * ACTIVATION_BACKWARD: x, g; PICK: outputs, kind 0: their value at the class, 1: one; AFFINE: (x - constants[0]) * [1] /
  * [2] + [3], `channels` of each; COMBINE: two, kind 0: their sum, 1: product; COPY: x to where `copy` says; kind 1:
- * `parameter` everywhere else. */
+ * `parameter` everywhere else; TURN: x, kind 0: of samples one by one to samples side by side, 1: back. */
 enum {
     FLRP_STEP_PRODUCT, FLRP_STEP_SUM_POOL, FLRP_STEP_SUM_POOL_BACKWARD, FLRP_STEP_MAX_POOL,
     FLRP_STEP_MAX_POOL_BACKWARD, FLRP_STEP_MAX_POOL_SHARE, FLRP_STEP_RATIO, FLRP_STEP_GAMMA, FLRP_STEP_ACTIVATION,
-    FLRP_STEP_ACTIVATION_BACKWARD, FLRP_STEP_PICK, FLRP_STEP_AFFINE, FLRP_STEP_COMBINE, FLRP_STEP_COPY
+    FLRP_STEP_ACTIVATION_BACKWARD, FLRP_STEP_PICK, FLRP_STEP_AFFINE, FLRP_STEP_COMBINE, FLRP_STEP_COPY,
+    FLRP_STEP_TURN
 };
 
 typedef struct {
@@ -198,11 +223,13 @@ typedef struct {
     const flrp_copy *copy;
 } flrp_step;
 
-typedef struct {
+typedef struct flrp_program {
     const flrp_step *steps;
     const flrp_slot *slots;
     int64_t count, arena; /* arena: floats for one sample */
     double work;          /* multiply-adds for one sample */
+    int64_t width;        /* samples that lie side by side and are one to these steps; 1: none */
+    const struct flrp_program *lanes; /* the same run for samples side by side, with the same bits; NULL: none */
 } flrp_program;
 
 /* Floats of arena that a run needs, and the samples it will take through the steps at a time. */

@@ -20,6 +20,21 @@ typedef struct {
     int64_t segments, length, a_step, b_step;
 } flrp_tile;
 
+/* A block of sums over samples that lie side by side, a vector each: out[m * out_row + v * out_place] is the sum over
+ * segments s and k < length of w[(s * length + k) * w_step + m] * x[offsets[s] + k * x_step + v * x_place], in this
+ * order; it begins with 0 or goes on with what is there, or its whole is added to that. */
+enum { FLRP_LANES_SET, FLRP_LANES_GO_ON, FLRP_LANES_ADD };
+#define FLRP_LANE_ROWS 12
+#define FLRP_LANE_PLACES 14 /* where terms come in a list; else 2, of half as many rows, or 1 */
+typedef struct {
+    const float *w, *x;
+    const int64_t *offsets;
+    int64_t segments, length, w_step, x_step, x_place;
+    float *out;
+    int64_t out_row, out_place;
+    int mode;
+} flrp_lane_block;
+
 /* Kernels cannot fail and know nothing of threads; sizes may be anything >= 0. */
 typedef struct {
     const char *name;
@@ -49,6 +64,10 @@ typedef struct {
                           int64_t stride, int64_t cols, float *z);
     void (*dense_backward)(int read, int64_t samples, int64_t outputs, const float *g, const float *w, int64_t rows,
                            float *out, int64_t out_stride);
+    void (*lane_block)(int rows, int places, const flrp_lane_block *t);
+    void (*lane_terms)(int places, int mode, int64_t count, const flrp_term *terms, const float *x, int64_t x_place,
+                       float *out, int64_t out_place);
+    int (*is_finite)(int64_t n, const float *x); /* n: whole vectors */
     void (*ratio)(int64_t n, int64_t channels, const float *sums, const float *bias, const flrp_ratio *r, float *out);
     void (*gamma)(int64_t n, int64_t channels, const float *p, const float *q, const float *z, const float *bias,
                   float gamma, const flrp_ratio *r, float *a, float *b);
@@ -110,6 +129,7 @@ int flrp_depthwise_run(int isa, int threads, const flrp_product *p, int64_t samp
                        const flrp_epilogue *epilogue);
 int flrp_dense_run(int isa, int threads, const flrp_product *p, int64_t samples, const flrp_operand *operands,
                    const flrp_epilogue *epilogue);
+int flrp_lanes_run(int isa, const flrp_product *p, const flrp_operand *operands, const flrp_epilogue *epilogue);
 int flrp_winograd_run(int isa, int threads, const flrp_product *p, int64_t samples, const flrp_operand *operands,
                       const flrp_epilogue *epilogue);
 int flrp_scatter_run(int isa, int threads, const flrp_product *p, int64_t samples, const flrp_operand *operands,
@@ -144,6 +164,10 @@ static inline void flrp_meeting_taps(const flrp_axis *a, int64_t i, int64_t size
     *first = 0, *last = a->taps;
     while (*first < *last && i * a->step + a->offsets[*first] < 0) ++*first;
     while (*last > *first && i * a->step + a->offsets[*last - 1] >= size) --*last;
+}
+#define FLRP_CACHE_LINE 64 /* bytes: no vector crosses one that starts at its own size's multiple */
+static inline float *flrp_aligned(void *p) {
+    return (float *)(((uintptr_t)p + FLRP_CACHE_LINE - 1) / FLRP_CACHE_LINE * FLRP_CACHE_LINE);
 }
 static inline int64_t flrp_min(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t flrp_max(int64_t a, int64_t b) { return a > b ? a : b; }

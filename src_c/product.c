@@ -92,7 +92,7 @@ static void plan_strides(job *j) {
     j->block_w = (p->cols.count - 1) * p->cols.step + j->span_w;
     j->pixel = narrow(p) ? 1 : p->src_c * p->parts;
     j->line = j->block_w * j->pixel;
-    j->plane = j->block_h * j->line;
+    j->plane = (flrp_ceil_div(j->block_h * j->line, 16) | 1) * 16; /* odd, so that they share no set of L1 */
     j->image = j->plane * (narrow(p) ? p->src_c * p->parts : 1);
     j->line_size = narrow(p) ? line_width(j) * p->dst_c * (p->sides + 2) : 0;
     /* Narrow products load whole vectors past the end of a line. */
@@ -106,8 +106,8 @@ static int plan_segments(job *j) {
     const int width = j->kernels->lanes * j->kernels->panel_vectors;
     const int merged = p->groups == 1 && spacing(&p->cols) == 1; /* the taps of a row are one run of floats */
     if (narrow(p)) {
-        j->row_segments = p->parts * p->src_c;
-        j->length = p->cols.taps;
+        j->row_segments = p->cols.taps;
+        j->length = p->parts * p->src_c;
     } else if (merged) {
         j->row_segments = 1;
         j->length = p->cols.taps * p->src_c * p->parts;
@@ -125,7 +125,7 @@ static int plan_segments(job *j) {
         const int64_t line = (p->rows.offsets[tap] - p->rows.offsets[0]) * j->line;
         if (narrow(p)) { /* a: weights, b: a line of a channel's plane */
             j->a_offsets[i] = i * (flat ? 1 : j->length) * p->dst_c * p->sides;
-            j->b_offsets[i] = line + r * j->plane + i % each * spacing(&p->cols);
+            j->b_offsets[i] = line + r * spacing(&p->cols) + i % each * j->plane;
         } else {
             const int64_t col = merged ? 0 : p->cols.offsets[r / p->parts] - p->cols.offsets[0];
             j->a_offsets[i] = line + col * j->pixel + (merged ? 0 : r % p->parts * p->src_c) + i % each;
@@ -265,7 +265,7 @@ static void narrow_tiles(const job *j, const float *source, int64_t row, float *
     const int64_t cols = p->cols.count, all = p->sides * p->dst_c;
     float acc[FLRP_MAX_TILE] __attribute__((aligned(64)));
     int64_t first, last;
-    flrp_tile t = {.length = j->length, .a_step = all, .b_step = spacing(&p->cols)};
+    flrp_tile t = {.length = j->length, .a_step = all, .b_step = j->plane};
     flrp_meeting_taps(&p->rows, row, p->src_h, &first, &last);
     set_segments(j, &t, first, last);
     for (int64_t c = 0; c < cols; c += kernels->narrow_vectors * kernels->lanes)
@@ -369,6 +369,7 @@ int flrp_product_run(int isa, int threads, const flrp_product *p, int64_t sample
     case FLRP_DEPTHWISE: return flrp_depthwise_run(isa, threads, p, samples, operands, epilogue);
     case FLRP_DENSE:
     case FLRP_DENSE_BACK: return flrp_dense_run(isa, threads, p, samples, operands, epilogue);
+    case FLRP_LANES: return flrp_lanes_run(isa, p, operands, epilogue);
     case FLRP_LIMBS: return flrp_limbs_run(isa, threads, p, samples, operands, epilogue);
     }
     const double work = (double)samples * p->rows.count * p->cols.count * p->rows.taps * p->cols.taps * p->src_c *

@@ -3,6 +3,8 @@
  * Small samples are shared out among the threads: each takes a few samples through every step, so that nothing
  * leaves its L2 cache and no thread waits for another. Large samples go through step by step, all threads on each.
  * Kernels give the same bits for any block of samples and any number of threads, so both ways do.
+ * Where a program has a twin for samples side by side (lanes.c), it takes the blocks that are full, while all their
+ * numbers are finite.
  */
 #include <stdatomic.h>
 
@@ -54,19 +56,26 @@ static int run_product(const frame *f, const flrp_step *s, int threads) {
 /* The class that each sample's relevance starts from: given, or (negative) the largest output, the first on ties;
  * a NaN wins. */
 static void pick(const frame *f, const flrp_step *s) {
-    const int64_t n = f->j->p->slots[s->out[0]].size;
+    const int64_t width = f->j->p->width, n = f->j->p->slots[s->out[0]].size / width, step = width > 1 ? 1 : n;
     const float *x = slot(f, s->in[0].slot);
     float *out = slot(f, s->out[0]);
-    int64_t *classes = f->j->classes + f->first;
-    for (int64_t i = 0; i < f->count; i++, x += n, out += n) {
+    int64_t *classes = f->j->classes + f->first * width;
+    for (int64_t i = 0; i < f->count * width; i++, x += step, out += step) {
         int64_t best = classes[i] < 0 ? 0 : classes[i];
         if (classes[i] < 0)
-            for (int64_t c = 1; c < n && x[best] == x[best]; c++)
-                if (!(x[c] <= x[best])) best = c;
-        for (int64_t c = 0; c < n; c++) out[c] = 0;
-        out[best] = s->kind ? 1 : x[best];
+            for (int64_t c = 1; c < n && x[best * width] == x[best * width]; c++)
+                if (!(x[c * width] <= x[best * width])) best = c;
+        for (int64_t c = 0; c < n; c++) out[c * width] = 0;
+        out[best * width] = s->kind ? 1 : x[best * width];
         classes[i] = best;
     }
+}
+
+/* Between samples one by one and samples side by side. */
+static void turn(const frame *f, const flrp_step *s) {
+    const int64_t width = f->j->p->width, n = f->j->p->slots[s->out[0]].size / width;
+    const int64_t rows = s->kind ? n : width, cols = s->kind ? width : n;
+    flrp_kernels_of(f->j->isa)->transpose(rows, cols, slot(f, s->in[0].slot), cols, slot(f, s->out[0]), rows);
 }
 
 static int run_step(const frame *f, const flrp_step *s, int threads) {
@@ -107,22 +116,38 @@ static int run_step(const frame *f, const flrp_step *s, int threads) {
         for (int64_t i = 0; s->kind && i < n * size; i++) out[i] = s->parameter;
         flrp_copy_run(threads, s->copy, n, f->j->p->slots[s->in[0].slot].size, size, a.data, out);
         break;
+    case FLRP_STEP_TURN: turn(f, s); break;
     }
     return FLRP_OK;
 }
 
+static int run_steps(const job *j, const flrp_program *p, int64_t first, int64_t count, float *arena, int threads) {
+    job own = {.p = p, .isa = j->isa, .block = p->width > 1 ? 1 : j->block, .external = j->external,
+               .classes = j->classes, .arena = arena};
+    const frame f = {&own, first / p->width, count / p->width};
+    int status = FLRP_OK;
+    for (int64_t i = 0; i < p->count && status == FLRP_OK; i++) status = run_step(&f, &p->steps[i], threads);
+    return status;
+}
+
 static void run_block(const job *j, int64_t first, float *arena, int threads, atomic_int *status) {
-    job own = {.p = j->p, .isa = j->isa, .block = j->block, .external = j->external, .classes = j->classes,
-               .arena = arena};
-    const frame f = {&own, first, flrp_min(j->block, j->samples - first)};
-    for (int64_t i = 0; i < j->p->count; i++)
-        if (run_step(&f, &j->p->steps[i], threads) != FLRP_OK) atomic_store(status, FLRP_NO_MEMORY);
+    const flrp_program *lanes = j->p->lanes;
+    const int64_t count = flrp_min(j->block, j->samples - first);
+    const int full = lanes && j->block == lanes->width && count == j->block;
+    int found = full ? run_steps(j, lanes, first, count, arena, threads) : FLRP_NOT_FINITE;
+    if (found == FLRP_NOT_FINITE) found = run_steps(j, j->p, first, count, arena, threads);
+    if (found != FLRP_OK) atomic_store(status, found);
+}
+
+/* Floats of arena for a block. */
+static int64_t block_floats(const flrp_program *p, int64_t block) {
+    return flrp_max(block * p->arena, p->lanes ? p->lanes->arena : 0);
 }
 
 /* A thread's share: blocks as they come, since a busy machine may hold one thread up. */
 static void run_share(void *context, int64_t task, int thread) {
     job *j = context;
-    float *arena = j->arena + thread * j->block * j->p->arena;
+    float *arena = j->arena + thread * block_floats(j->p, j->block);
     (void)task;
     for (int64_t first; (first = atomic_fetch_add(&j->next, j->block)) < j->samples;)
         run_block(j, first, arena, 1, &j->status);
@@ -136,14 +161,18 @@ int64_t flrp_program_plan(const flrp_program *p, int threads, int64_t samples, i
     const int64_t bytes = flrp_max(1, p->arena) * (int64_t)sizeof(float);
     threads = flrp_threads_for(threads, samples, p->work * (double)samples);
     *block = samples;
-    if (bytes > MOST_SHARED_BYTES || samples < 2) return samples * p->arena;
-    const int64_t pieces = threads > 1 ? BLOCKS_PER_THREAD * threads : 1;
-    *block = flrp_max(1, flrp_min(SHARED_BYTES / bytes, flrp_ceil_div(samples, pieces)));
-    return threads * *block * p->arena;
+    if (p->lanes && samples / p->lanes->width >= threads) *block = p->lanes->width;
+    else if (bytes > MOST_SHARED_BYTES || samples < 2) threads = 1;
+    else {
+        const int64_t pieces = threads > 1 ? BLOCKS_PER_THREAD * threads : 1;
+        *block = flrp_max(1, flrp_min(SHARED_BYTES / bytes, flrp_ceil_div(samples, pieces)));
+    }
+    return threads * block_floats(p, *block) + FLRP_CACHE_LINE / (int64_t)sizeof(float);
 }
 
 int flrp_program_run(int isa, int threads, const flrp_program *p, int64_t samples, float *const *external,
                      int64_t *classes, float *arena, int64_t block) {
+    arena = flrp_aligned(arena);
     job j = {.p = p, .isa = isa, .samples = samples, .block = block, .external = external, .classes = classes,
              .arena = arena};
     if (block >= samples) run_block(&j, 0, arena, threads, &j.status);

@@ -3,7 +3,8 @@
  * On small maps a product over destination pixels meets many column taps outside the data. Here each source pixel of
  * the rows that reach a destination row is multiplied by all column taps at once: their results, runs of (column tap,
  * channel), lie side by side in a channels-last line and are added to it. Every multiply-add counts, and the stride
- * of the columns needs no phases. The order of every sum is fixed: source columns from left to right, panel by panel.
+ * of the columns needs no phases. The order of every sum is fixed: source columns from right to left, so that the column
+ * taps come in order, panels and blocks too.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -25,7 +26,8 @@ typedef struct {
     float *scratch;
 } job;
 
-/* Blocks of up to 6 source pixels of one row's reach times every panel of the run, added to the line. */
+/* Blocks of up to 6 source pixels of one row's reach, from the right, times every panel of the run, added to the
+ * line. */
 static void add_pixels(const job *j, const float *source, int64_t first, int64_t last, const float *weights,
                        float *line) {
     const flrp_product *p = j->p;
@@ -36,17 +38,17 @@ static void add_pixels(const job *j, const float *source, int64_t first, int64_t
     int64_t offsets[FLRP_MAX_ROWS];
     flrp_tile t = {.a_offsets = j->offsets + first, .b_offsets = j->offsets + p->rows.taps + first,
                    .segments = last - first, .length = j->k, .a_step = 1, .b_step = width};
-    for (int64_t done = 0; done < cols;) {
-        const int64_t blocks = flrp_ceil_div(cols - done, FLRP_MAX_ROWS), size = flrp_ceil_div(cols - done, blocks);
-        for (int64_t m = 0; m < size; m++) t.a[m] = source + (done + m) * j->k;
+    for (int64_t left = cols; left > 0;) {
+        const int64_t size = flrp_ceil_div(left, flrp_ceil_div(left, FLRP_MAX_ROWS));
+        for (int64_t m = 0; m < size; m++) t.a[m] = source + (left - 1 - m) * j->k;
         t.b = weights;
         for (int64_t n = 0; n < j->run; n += width, t.b += p->rows.taps * j->k * width) {
             const int64_t count = flrp_min(width, j->run - n), vectors = flrp_ceil_div(count, lanes);
-            for (int64_t m = 0; m < size; m++) offsets[m] = (done + m) * step + n;
+            for (int64_t m = 0; m < size; m++) offsets[m] = (left - 1 - m) * step + n;
             j->kernels->tile((int)size, (int)vectors, &t, acc);
             j->kernels->finish(&add, 1, (int)size, count, 0, acc, vectors * lanes, offsets);
         }
-        done += size;
+        left -= size;
     }
 }
 

@@ -170,6 +170,73 @@ def test_products_of_no_samples(isa: str, name: str, verb: str) -> None:
     compare(PRODUCTS[verb], layer, product_operands(layer, 0, draw), exact=True)
 
 
+class SideBySide(ops.Native):
+    """Products of samples side by side, `width` of them, where there are any; the others as they are."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.width, self.found = width, 0
+
+    def product(self, layer: Any, parts: Any, operands: Any, *, bias: Any = None, ratio: Any = None, sign: int = 0,
+                direct: bool = False) -> np.ndarray:
+        product = self.packed_product(layer, parts, direct)
+        end = {"bias": bias, "ratio": ratio, "sign": sign}
+        turned = {"bias": None if bias is None else np.repeat(bias, self.width),
+                  "ratio": ratio and (self.turn(ratio[0]), *ratio[1:]), "sign": sign}
+        return self.run(product, operands, layer.out_shape, end, turned)
+
+    def product_back(self, layer: Any, operands: Any, sides: Any, direct: bool = False) -> np.ndarray:
+        product = self.packed_product_back(layer, sides, direct)
+        factors = [factor for _, factor in sides if factor is not None]
+        return self.run(product, operands, layer.in_shape, {"factors": factors or None},
+                        {"factors": self.read(factors) or None})
+
+    def run(self, product: Any, operands: Any, shape: tuple[int, ...], end: Any, turned: Any) -> np.ndarray:
+        n, twin = len(operands[0][0]), product.in_lanes(self.width)
+        self.found += twin is not None
+        if twin is None:
+            return product(n, operands, _kernels.empty((n, *shape)), **end)
+        out = twin(1, self.read(operands), _kernels.empty((np.prod(shape), n)), **turned)
+        return np.ascontiguousarray(out.T).reshape(n, *shape)
+
+    def turn(self, x: np.ndarray) -> np.ndarray:
+        return guarded(np.ascontiguousarray(x.reshape(len(x), -1).T))
+
+    def read(self, operands: Any) -> list[Any]:
+        return [(self.turn(x), read, None if bound is None else np.repeat(bound, self.width))
+                for x, read, bound in operands]
+
+
+@PER_ISA
+@pytest.mark.parametrize("name", LINEAR)
+def test_products_of_samples_side_by_side(isa: str, name: str) -> None:
+    """The same bits as one by one."""
+    found = 0
+    for vectors in (1, 8):
+        width, draw = vectors * _kernels.lanes(), Draw(3, exact=False)
+        layer, beside = make_layer(*LINEAR[name], draw), SideBySide(width)
+        operands = product_operands(layer, width, draw)
+        for what, verb in PRODUCTS.items():
+            if not what.endswith("gradient"):
+                assert_same_bits(verb(beside, layer, operands), verb(NATIVE, layer, operands), what)
+        found += beside.found
+    assert found or LINEAR[name][1].get("groups", 1) > 1 or "winograd" in name
+
+
+@PER_ISA
+@pytest.mark.parametrize("name", ["dense 40 to 33", "conv same", "narrow back", "scattered back"])
+def test_products_side_by_side_of_very_small_numbers(isa: str, name: str) -> None:
+    """Where terms vanish, no zero has another sign: half of the weights of one sign are zero, and left out."""
+    beside, draw = SideBySide(8 * _kernels.lanes()), Draw(4, exact=False)
+    layer = make_layer(*LINEAR[name], draw)
+    layer.weight = layer.weight * np.float32(1e-22)
+    operands = product_operands(layer, beside.width, lambda *shape: guarded(draw(*shape) * np.float32(1e-23)))
+    for what, verb in PRODUCTS.items():
+        if not what.endswith("gradient"):
+            assert_same_bits(verb(beside, layer, operands), verb(NATIVE, layer, operands), what)
+    assert beside.found
+
+
 def random_layer(rng: np.random.Generator) -> tuple[tuple[int, ...], dict[str, Any]]:
     """A convolution of any kind whose kernel fits; one in ten is dense."""
     def pair(low: int, high: int) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from cases import (
 )
 
 import fastlrp
+from fastlrp import _kernels, program
 from fastlrp.composites import Uniform
 from fastlrp.explain import find_composite, find_convention
 from fastlrp.ops import NATIVE
@@ -64,6 +65,50 @@ def test_signs_are_asked_sample_by_sample() -> None:
             alone = net.explain(mixed[i:i + 1], 1, composite, layers=True)
             assert_same_bits(whole.relevance[i:i + 1], alone.relevance)
             assert all(np.array_equal(whole.layers[name][i:i + 1], alone.layers[name]) for name in alone.layers)
+
+
+def small_network() -> fastlrp.Network:
+    """Of layers whose products have forms for samples side by side."""
+    image = fastlrp.Input((10, 9, 3))
+    x = fastlrp.ReLU()(fastlrp.Conv2d(6, 3, padding=1)(fastlrp.Pad2d(1, 0.5)(fastlrp.Format(-1, 1)(image))))
+    x = fastlrp.Concat()(fastlrp.MaxPool2d(3, stride=2, padding=1)(x), fastlrp.AvgPool2d(3, stride=2, padding=1)(x))
+    x = fastlrp.LeakyReLU(0.2)(fastlrp.Conv2d(11, (2, 3), stride=(1, 2), padding="same")(x))
+    x = fastlrp.ReLU()(fastlrp.Conv2d(5, 2, dilation=(2, 1))(x))
+    x = fastlrp.Flatten()(fastlrp.SumPool2d(2, stride=1, scale="sqrt")(x))
+    return with_biases(fastlrp.Network.from_graph(image, fastlrp.Linear(4)(fastlrp.Tanh()(fastlrp.Linear(9)(x)))))
+
+
+@pytest.mark.parametrize("vectors", [1, 8])
+@pytest.mark.parametrize("composite", ["epsilon_plus_flat", "epsilon_gamma_box", "epsilon_alpha2_beta1", "deeptaylor",
+                                       "uniform simple gamma", "guided_backprop"])
+def test_samples_side_by_side(composite: str, vectors: int, isa: str, poisoned: Any, threads: None,
+                              monkeypatch: pytest.MonkeyPatch) -> None:
+    """Full blocks of samples and those that are left over get the bits they get alone, whatever the threads."""
+    monkeypatch.setattr(program, "VECTORS_SIDE_BY_SIDE", (vectors,))
+    monkeypatch.setattr(program, "MOST_BYTES_SIDE_BY_SIDE", 1 << 30)
+    net, chosen, width = small_network(), COMPOSITES[composite](), vectors * _kernels.lanes()
+    x = mixed_signs(np.random.default_rng(6), 3 * width + 1, MIXED_SHAPE)
+    alone = [net.explain(x[i:i + 1], composite=chosen, layers=True) for i in range(len(x))]
+    for n, count in ((7, 1), (16, 1), (17, 2), (33, 1), (width, 1), (3 * width + 1, 2), (2 * width - 1, 1)):
+        fastlrp.set_num_threads(count)
+        found = net.explain(x[:n], composite=chosen, layers=True)
+        for i, one in enumerate(alone[:n]):
+            assert_same_bits(found.relevance[i], one.relevance[0], f"sample {i} of {n}")
+            assert_same_bits(found.output[i], one.output[0])
+            assert found.target[i] == one.target[0]
+            assert all(np.array_equal(found.layers[name][i], one.layers[name][0]) for name in one.layers)
+    assert any(kept._compiled.twin is not None for kept in net._programs.values())
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 3e38], ids=str)
+def test_samples_beside_one_that_is_not_finite(value: float, isa: str) -> None:
+    """Theirs are their own bits, and it has its own."""
+    net = small_network()
+    x = np.abs(mixed_signs(np.random.default_rng(7), 8 * _kernels.lanes(), MIXED_SHAPE))
+    x[3, 4, 5, 1] = value
+    whole = net.explain(x, composite="epsilon_alpha2_beta1").relevance
+    for i in (2, 3, 4, len(x) - 1):
+        assert_same_bits(whole[i:i + 1], net.explain(x[i:i + 1], composite="epsilon_alpha2_beta1").relevance)
 
 
 def test_large_samples_go_step_by_step(threads: None) -> None:

@@ -23,27 +23,33 @@ static inline vf quotient(vf sum, vf relevance, const flrp_ratio *r) {
     return v_if_zero(s, v_mul(s, top), v_div(top, s));
 }
 
+/* `left` values (VW: a whole vector) of channel c on, at element i. */
+FLRP_INLINE void finish_some(const int bias, const int ratio, const int factor, const flrp_epilogue *e, int side,
+                             const float *acc, int64_t c, int64_t i, const float *bound, const int64_t left,
+                             int64_t spill) {
+    const flrp_operand *f = &e->factors[side];
+    vf v = v_add(load_some(acc, left), v_set1(0)); /* no sum is -0 */
+    if (bias) v = v_add(v, load_some(e->bias + c, left));
+    if (ratio) v = quotient(v, load_some(e->ratio.relevance + i, left), &e->ratio);
+    if (factor) v = v_mul(v, read_value(load_some(f->data + i, left), bound, left, f->read));
+    if (side) v = v_add(v, load_some(e->out + i, left));
+    store_some(e->out + i, v, left + spill);
+}
+
 /* Compiled for each combination of steps that products really use: absent steps cost nothing. */
-static inline __attribute__((always_inline)) void finish_with(
-    const int bias, const int ratio, const int factor, const flrp_epilogue *e, int side, int rows, int64_t n,
-    int64_t channel, const float *acc, int64_t acc_stride, const int64_t *offsets) {
+FLRP_INLINE void finish_with(const int bias, const int ratio, const int factor, const flrp_epilogue *e, int side, int rows,
+                             int64_t n, int64_t channel, const float *acc, int64_t acc_stride, const int64_t *offsets) {
     const flrp_operand *f = &e->factors[side];
     for (int m = 0; m < rows; m++, acc += acc_stride) {
-        float *out = e->out + offsets[m];
         const float *bounds = f->bound ? f->bound + offsets[m] % e->factor_period : 0; /* rows end with their sample */
         /* Where the next row follows at once, whole vectors may spill into it: it is written afterwards. */
         const int64_t spill = !side && m + 1 < rows && offsets[m + 1] == offsets[m] + n && n >= VW ? VW : 0;
-        for (int64_t j = 0; j < n; j += VW) {
-            const int64_t left = n - j, i = offsets[m] + j;
-            vf v = load_some(acc + j, left);
-            if (bias) v = v_add(v, load_some(e->bias + channel + j, left));
-            if (ratio) v = quotient(v, load_some(e->ratio.relevance + i, left), &e->ratio);
-            if (factor) {
-                v = v_mul(v, read_value(load_some(f->data + i, left), bounds + (bounds ? j : 0), left, f->read));
-            }
-            if (side) v = v_add(v, load_some(out + j, left));
-            store_some(out + j, v, left + spill);
-        }
+        int64_t j = 0;
+        for (; j + VW <= n; j += VW)
+            finish_some(bias, ratio, factor, e, side, acc + j, channel + j, offsets[m] + j, bounds + (bounds ? j : 0), VW, 0);
+        if (j < n)
+            finish_some(bias, ratio, factor, e, side, acc + j, channel + j, offsets[m] + j, bounds + (bounds ? j : 0), n - j,
+                        spill);
     }
 }
 
@@ -62,9 +68,19 @@ static void finish(const flrp_epilogue *e, int side, int rows, int64_t n, int64_
 #undef FINISH
 }
 
+FLRP_INLINE void gather_read(int64_t n, const float *x, const float *bound, const int read, float *dst) {
+    int64_t j = 0;
+    for (; j + VW <= n; j += VW) v_store(dst + j, read_value(v_load(x + j), bound + (bound ? j : 0), VW, read));
+    if (j < n) store_some(dst + j, read_value(load_some(x + j, n - j), bound + (bound ? j : 0), n - j, read), n - j);
+}
+
 static inline void gather_run(int64_t n, const float *x, const float *bound, int read, float *dst) {
-    for (int64_t j = 0; j < n; j += VW)
-        store_some(dst + j, read_value(load_some(x + j, n - j), bound ? bound + j : 0, n - j, read), n - j);
+    switch (read) {
+    case FLRP_POSITIVE: gather_read(n, x, bound, FLRP_POSITIVE, dst); break;
+    case FLRP_NEGATIVE: gather_read(n, x, bound, FLRP_NEGATIVE, dst); break;
+    case FLRP_SHIFTED: gather_read(n, x, bound, FLRP_SHIFTED, dst); break;
+    default: gather_read(n, x, bound, FLRP_PLAIN, dst);
+    }
 }
 
 static void gather(int64_t pixels, int64_t n, const float *x, const float *bound, int read, float *dst,

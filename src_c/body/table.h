@@ -7,6 +7,7 @@
 #include "body/winograd.h"
 #include "body/dense.h"
 #include "body/depthwise.h"
+#include "body/lanes.h"
 
 const flrp_kernels TABLE = {
     .name = ISA_NAME,
@@ -23,6 +24,9 @@ const flrp_kernels TABLE = {
     .depthwise = depthwise,
     .dense_forward = dense_forward,
     .dense_backward = dense_backward,
+    .lane_block = lane_block,
+    .lane_terms = lane_terms,
+    .is_finite = is_finite,
     .ratio = ratio_map,
     .gamma = gamma_map,
     .channel_sum = channel_sum,

@@ -1,0 +1,88 @@
+/* Products over samples that lie side by side: lanes are samples, weights are scalars. Whatever the channels, no lane is
+ * empty, and a weight of zero need not be multiplied. */
+
+FLRP_INLINE vf first_of(int mode, const float *out) { return mode == FLRP_LANES_GO_ON ? v_load(out) : v_set1(0); }
+
+FLRP_INLINE void put(int mode, float *out, vf sum) {
+    v_store(out, mode == FLRP_LANES_ADD ? v_add(sum, v_load(out)) : sum);
+}
+
+/* Vectors of `rows` outputs at `places` places, in registers over the whole sum. */
+FLRP_INLINE void lane_block_of(const int rows, const int places, const flrp_lane_block *t) {
+    vf acc[FLRP_LANE_ROWS][2];
+    const float *w = t->w;
+    const int64_t length = t->length, w_step = t->w_step, x_step = t->x_step, place = t->x_place;
+#pragma GCC unroll 12
+    for (int m = 0; m < rows; m++)
+#pragma GCC unroll 2
+        for (int v = 0; v < places; v++) acc[m][v] = first_of(t->mode, t->out + m * t->out_row + v * t->out_place);
+    for (int64_t s = 0; s < t->segments; s++) {
+        const float *x = t->x + t->offsets[s];
+        for (int64_t k = 0; k < length; k++, x += x_step, w += w_step) {
+            vf xv[2];
+#pragma GCC unroll 2
+            for (int v = 0; v < places; v++) xv[v] = v_load(x + v * place);
+#pragma GCC unroll 12
+            for (int m = 0; m < rows; m++) {
+                const vf factor = v_set1(w[m]);
+#pragma GCC unroll 2
+                for (int v = 0; v < places; v++) acc[m][v] = v_fma(factor, xv[v], acc[m][v]);
+            }
+        }
+    }
+#pragma GCC unroll 12
+    for (int m = 0; m < rows; m++)
+#pragma GCC unroll 2
+        for (int v = 0; v < places; v++) put(t->mode, t->out + m * t->out_row + v * t->out_place, acc[m][v]);
+}
+
+static void lane_block(int rows, int places, const flrp_lane_block *t) {
+#define BLOCK(m, v) case 2 * (m) + (v) - 1: lane_block_of(m, v, t); return;
+    switch (2 * rows + places - 1) {
+        BLOCK(1, 1) BLOCK(2, 1) BLOCK(3, 1) BLOCK(4, 1) BLOCK(5, 1) BLOCK(6, 1)
+        BLOCK(7, 1) BLOCK(8, 1) BLOCK(9, 1) BLOCK(10, 1) BLOCK(11, 1) BLOCK(12, 1)
+        BLOCK(1, 2) BLOCK(2, 2) BLOCK(3, 2) BLOCK(4, 2) BLOCK(5, 2) BLOCK(6, 2)
+    }
+#undef BLOCK
+}
+
+/* One output at `places` places: the sum over a list of terms. */
+FLRP_INLINE void lane_terms_at(const int places, int mode, int64_t count, const flrp_term *terms, const float *x, int64_t x_place,
+                               float *out, int64_t out_place) {
+    vf acc[FLRP_LANE_PLACES];
+#pragma GCC unroll 14
+    for (int v = 0; v < places; v++) acc[v] = first_of(mode, out + v * out_place);
+    for (const flrp_term *t = terms; t < terms + count; t++) {
+        const vf factor = v_set1(t->weight);
+        const float *at = x + t->offset;
+#pragma GCC unroll 14
+        for (int v = 0; v < places; v++) acc[v] = v_fma(factor, v_load(at + v * x_place), acc[v]);
+    }
+#pragma GCC unroll 14
+    for (int v = 0; v < places; v++) put(mode, out + v * out_place, acc[v]);
+}
+
+static void lane_terms(int places, int mode, int64_t count, const flrp_term *terms, const float *x, int64_t x_place,
+                       float *out, int64_t out_place) {
+#define PLACES(n) case n: lane_terms_at(n, mode, count, terms, x, x_place, out, out_place); return;
+    switch (places) {
+        PLACES(1) PLACES(2) PLACES(3) PLACES(4) PLACES(5) PLACES(6) PLACES(7)
+        PLACES(8) PLACES(9) PLACES(10) PLACES(11) PLACES(12) PLACES(13) PLACES(14)
+    }
+#undef PLACES
+}
+
+/* Whether none of n values, whole places of them, is infinite or NaN. */
+static int is_finite(int64_t n, const float *x) {
+    vf sums[4] = {v_set1(0), v_set1(0), v_set1(0), v_set1(0)};
+    float lanes[VW];
+    int64_t i = 0;
+    for (; i + 4 * VW <= n; i += 4 * VW)
+#pragma GCC unroll 4
+        for (int k = 0; k < 4; k++) sums[k] = v_fma(v_set1(0), v_load(x + i + k * VW), sums[k]);
+    for (; i < n; i += VW) sums[0] = v_fma(v_set1(0), v_load(x + i), sums[0]);
+    v_store(lanes, v_add(v_add(sums[0], sums[1]), v_add(sums[2], sums[3])));
+    int finite = 1;
+    for (int k = 0; k < VW; k++) finite &= lanes[k] == 0;
+    return finite;
+}
