@@ -23,38 +23,48 @@ AnyGraph = TypeVar("AnyGraph", bound=Graph)
 EXACT = Reference(np.float64)
 
 
-def folded(graph: AnyGraph) -> AnyGraph:
-    """The graph with every BatchNorm folded that can be: made once for the present parameters, `graph` itself where
-    there is none."""
+def folded(graph: AnyGraph, explained: int | None = None) -> AnyGraph:
+    """The graph with every BatchNorm folded that can be: made once for the present layers, `graph` itself where there
+    is none. explained: a value, beside the outputs, that must be what it is without folding."""
     if not any(layer.role == "affine" for layer in graph.layers):
         return graph
     arrays = [array for layer in dict.fromkeys(graph.layers) for array in getattr(layer, "parameters", {}).values()]
     with PREPARING:
-        found = graph.folded
-        if found is None or len(found[0]) != len(arrays) or any(map(_differ, found[0], arrays)):
-            graph.folded = found = arrays, _Folding(graph).run()
-        result: AnyGraph = found[1]
-        return result
+        found, version = graph.folded, graph.version
+        if found is None or found[0] != version or not _same(found[1], arrays):
+            graph.folded = found = version, arrays, {}
+        graphs: dict[Any, AnyGraph] = found[2]
+        if explained not in graphs:
+            if len(graphs) >= MOST_GRAPHS:
+                del graphs[next(iter(graphs))]
+            graphs[explained] = _Folding(graph, explained).run()
+        return graphs[explained]
 
 
-def _differ(a: Array, b: Array) -> bool:
-    return a is not b
+MOST_GRAPHS = 4  # each holds folded weights
+
+
+def _same(old: list[Array], new: list[Array]) -> bool:
+    return len(old) == len(new) and all(a is b for a, b in zip(old, new, strict=True))
 
 
 class _Folding:
     """One graph on its way: `nodes` changes, values and names stay."""
 
-    def __init__(self, graph: Any):
+    def __init__(self, graph: Any, explained: int | None):
         self.graph, self.nodes = copy.copy(graph), list(graph.nodes)
+        self.fixed = {*graph.outputs, explained}
         self.readers: list[list[int]] = [[] for _ in graph.shapes]
         for i, node in enumerate(self.nodes):
             for value in node.inputs:
                 self.readers[value].append(i)
 
     def run(self) -> Any:
-        for i, node in enumerate(self.nodes):
-            if node.layer.role == "affine" and (self._into_linear_before(i) or self._into_linear_after(i)):
-                self._replace(i, _built(Identity(name=node.layer.name), node.layer))
+        # In these orders, so that rows of them vanish.
+        for fold, order in ((self._into_linear_before, 1), (self._into_linear_after, -1)):
+            for i, node in list(enumerate(self.nodes))[::order]:
+                if node.layer.role == "affine" and fold(i):
+                    self._replace(i, _built(Identity(name=node.layer.name), node.layer))
         self.graph.nodes = self.nodes
         return self.graph
 
@@ -63,7 +73,7 @@ class _Folding:
 
     def _is_own(self, value: int) -> bool:
         """Whether only one node reads the value, and no user."""
-        return len(self.readers[value]) == 1 and value not in self.graph.outputs
+        return len(self.readers[value]) == 1 and value not in self.fixed
 
     def _weighted(self, i: int) -> Any:
         """The layer of node i if it is a linear one that no other node shares."""

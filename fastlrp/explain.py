@@ -195,11 +195,11 @@ def _allocate(graph: Graph, request: Request, n: int, layers: bool,
 def _result(graph: Graph, end: int, arrays: Mapping[Any, Array], classes: Array | None) -> Explanation:
     """What the user gets, in the network's own layout."""
     shown = [graph.to_surface(i, arrays["relevance", i]) for i in range(graph.first)]
-    named = {what: {graph.nodes[i - graph.first].name: arrays[what, i] for i in range(graph.first, end + 1)
-                    if (what, i) in arrays} for what in ("relevance", "sums")}
-    layers = {name: graph.to_surface(graph.first + graph.find(name), maps) for name, maps in named["relevance"].items()}
+    nodes = [(graph.nodes[i - graph.first].name, i) for i in range(graph.first, end + 1)]
+    layers = {name: graph.to_surface(i, arrays["relevance", i]) for name, i in nodes if ("relevance", i) in arrays}
+    sums = {name: arrays["sums", i] for name, i in nodes if ("sums", i) in arrays}
     return Explanation(shown[0] if len(shown) == 1 else shown, graph.to_surface(end, arrays["output"]), classes,
-                       graph.to_surface(end, arrays["start"]), layers, named["sums"])
+                       graph.to_surface(end, arrays["start"]), layers, sums)
 
 
 def _sums(of_output: Array, parts: Sequence[Any]) -> Array:

@@ -71,7 +71,7 @@ class Graph:
 
     _plans: dict[Any, Any]
     _programs: dict[Any, Program]
-    folded: tuple[list[Array], Any] | None  # see canonize.folded: parameters, and the graph made of them
+    folded: tuple[int, list[Array], dict[Any, Any]] | None  # see canonize.folded
 
     def __init__(self, nodes: Sequence[tuple[Layer, tuple[int, ...]]], inputs: Sequence[tuple[str, Shape]],
                  outputs: Sequence[int], channels_first: bool = False, ops: Any = NATIVE):
@@ -117,6 +117,11 @@ class Graph:
     def first(self) -> int:
         """The number of inputs, and so the value of the first node."""
         return len(self.input_names)
+
+    @property
+    def version(self) -> int:
+        """A number that grows with every change of a layer's attributes, but for parameters."""
+        return sum(layer.version for layer in self.layers)
 
     @property
     def input_shape(self) -> Any:
@@ -228,7 +233,9 @@ class Graph:
         return known
 
     def prepared(self, key: Any, make: Callable[[], Any]) -> Any:
-        """What `make` returns, kept by key for the next call: plans depend on the graph alone, not on weights."""
+        """What `make` returns, kept by key for the next call: plans depend on the graph and the layers' attributes
+        alone, not on weights."""
+        key = (self.version, key)
         found = self._plans.get(key)
         if found is None:
             found = make()
@@ -242,7 +249,7 @@ class Graph:
         On compiled kernels it is recorded and run as a program, kept by key (None: not at all) as long as the layers
         are the same. classes: see `pick` of the backends.
         """
-        arrays, key = {**inputs, **outputs}, (self.ops.key, sum(layer.version for layer in self.layers), key)
+        arrays, key = {**inputs, **outputs}, (self.ops.key, self.version, key)
         program = self._programs.get(key)
         if program is not None and program(arrays, classes):
             return

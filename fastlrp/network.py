@@ -94,11 +94,13 @@ class Network(Graph):
         for layer in self.parametric:
             layer.initialise(rng, init)
 
-    def at(self, precision: str) -> Network:
-        """The network as it runs at this precision: see `Graph.at`; BatchNorm is folded."""
+    def at(self, precision: str, start_layer: str | None = None) -> Network:
+        """The network as it runs at this precision: see `Graph.at`; BatchNorm is folded, but not into the layer or
+        across the value that is explained."""
+        explained = None if start_layer is None else self.first + self.find(start_layer)
         if isinstance(precision, str) and precision == "float64":
-            return folded(self.to_numpy())
-        return Graph.at(folded(self), precision)
+            return folded(self.to_numpy(), explained)
+        return Graph.at(folded(self, explained), precision)
 
     def __call__(self, x: Any, batch_size: int | None = None, precision: str = "highest") -> Array:
         return self.forward(x, batch_size, precision)
@@ -132,7 +134,8 @@ class Network(Graph):
         start: relevance at the output: "logit" (the target's logit; the default but for gradient presets), "one"
             (1 at the target: the default of gradient presets), or an array (N, outputs), which needs no target.
         start_layer: name of an inner layer whose output is explained instead; start then has its shape.
-        layers: also return the relevance of every layer's output, by name: zero where none reaches it.
+        layers: also return the relevance of the output of every layer up to the one explained, by name: zero where
+            none reaches it. A folded BatchNorm and the layer that it is folded into have one output, and one relevance.
         reference: "batch" or an array of inputs: subtract their mean activations from the inputs of layers with
             weights, and their mean output from the start; biases cancel, so that no rule uses them.
         batch_size: samples at a time; it changes no bit. Default: as many as have 512 MB of values (twin: 16 MB).
@@ -150,8 +153,8 @@ class Network(Graph):
         NaN and infinities propagate to what depends on them. An empty batch gives an empty result. Raises ValueError
         or TypeError, naming the argument, what was expected and what came.
         """
-        return explain(self.at(precision), x, target, composite, start=start, start_layer=start_layer, layers=layers,
-                       reference=reference, batch_size=batch_size, compat=compat, progress=progress)
+        return explain(self.at(precision, start_layer), x, target, composite, start=start, start_layer=start_layer,
+                       layers=layers, reference=reference, batch_size=batch_size, compat=compat, progress=progress)
 
     def conservation_check(self, x: Any, target: Any = None, composite: Any = "epsilon_plus_flat",
                            **more: Any) -> Conservation:
@@ -159,7 +162,7 @@ class Network(Graph):
 
         Takes the arguments of `explain`.
         """
-        graph = self.at(more.pop("precision", "highest"))
+        graph = self.at(more.pop("precision", "highest"), more.get("start_layer"))
         return conservation(graph, explain(graph, x, target, composite, sums=True, **more))
 
     def lrp(self, x: Any, class_filter: Any = None, methods: Any = "simple", *, explain_layer_id: int = -1,
@@ -168,16 +171,20 @@ class Network(Graph):
 
         class_filter: one-hot rows (N, outputs), one row (outputs,) or a class for all samples; None: no filter, all
         outputs. Relevance starts as output · class_filter. methods: as in `fastlrp.methods`.
-        explain_layer_id: the layer whose output is explained, counted in `net.layers`. precision: as in `explain`.
+        explain_layer_id: the layer whose output is explained, counted in `net.layers`; −1: that of the first output.
+        precision: as in `explain`.
         """
-        graph = self.at(precision)
+        graph = self.at(precision, self.nodes[self._node_at(explain_layer_id)].name)
         return graph._lrp(x, class_filter, methods, explain_layer_id, reference, batch_size, False).relevance
 
     def layerwise_lrp(self, x: Any, class_filter: Any = None, methods: Any = "simple", *, explain_layer_id: int = -1,
                       reference: Any = None, batch_size: int | None = None,
                       precision: str = "highest") -> list[Array]:
-        """As `lrp`, for every layer: entry i is the relevance of layer i's input, the last one the start."""
-        found = self.at(precision)._lrp(x, class_filter, methods, explain_layer_id, reference, batch_size, True)
+        """As `lrp`, for every layer: entry i is the relevance of layer i's input, the last one the start. With
+        branches: relevance of the input (a list of them if there are several), then of each layer's output, in
+        execution order."""
+        graph = self.at(precision, self.nodes[self._node_at(explain_layer_id)].name)
+        found = graph._lrp(x, class_filter, methods, explain_layer_id, reference, batch_size, True)
         return [found.relevance, *found.layers.values()]
 
     def _lrp(self, x: Any, class_filter: Any, methods: Any, explain_layer_id: int, reference: Any,
@@ -195,18 +202,20 @@ class Network(Graph):
         graph = self.at("highest")
         shape = (len(self.as_inputs(x)[0]), *self.surface_shape(self.outputs[0]))
         start = np.ascontiguousarray(np.broadcast_to(self._class_filter(class_filter, shape), shape))
-        formatted = 0
-        while formatted < len(self.nodes) and self.layers[formatted].role == "scale" and self.first == 1:
-            formatted += 1
-        found = explain(graph, x, None, "gradient", start=start, layers=formatted > 0, batch_size=batch_size)
-        return found.layers[self.nodes[formatted - 1].name] if formatted else found.relevance
+        value = 0  # formatted: the input after layers that scale it, as long as nothing else reads what is before them
+        while len(readers := [i for i, node in enumerate(self.nodes) if value in node.inputs]) == 1 \
+                and self.layers[readers[0]].role == "scale" and self.first == 1:
+            value = self.first + readers[0]
+        formatted = value >= self.first
+        found = explain(graph, x, None, "gradient", start=start, layers=formatted, batch_size=batch_size)
+        return found.layers[self.nodes[value - self.first].name] if formatted else found.relevance
 
     def _node_at(self, index: int) -> int:
         if isinstance(index, bool) or not isinstance(index, (int, np.integer)):
             raise TypeError(f"explain_layer_id must be an int, got {index!r}")
         if not -len(self.nodes) <= index < len(self.nodes):
             raise ValueError(f"explain_layer_id must be an index into the {len(self.nodes)} layers, got {index}")
-        return int(index) % len(self.nodes)
+        return self.outputs[0] - self.first if index == -1 else int(index) % len(self.nodes)
 
     def _class_filter(self, class_filter: Any, shape: tuple[int, ...]) -> Array:
         """What outputs of a shape (N, ...) are multiplied by: one filter for each sample, or one for all."""

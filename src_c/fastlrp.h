@@ -178,8 +178,9 @@ typedef struct {
     int64_t sizes[FLRP_COPY_AXES], from_steps[FLRP_COPY_AXES], to_steps[FLRP_COPY_AXES];
     int64_t from_offset, to_offset;
 } flrp_copy;
+/* around: what `out` holds where nothing is copied to; NULL: what it held. */
 void flrp_copy_run(int threads, const flrp_copy *c, int64_t samples, int64_t from_size, int64_t to_size,
-                   const float *x, float *out);
+                   const float *x, const float *around, float *out);
 /* Multiply-adds in registers on every thread, for measuring the machine's limit; returns operations done. */
 int64_t flrp_fma_loop(int isa, int threads, int64_t iterations);
 int flrp_is_nonnegative(int64_t size, const float *x); /* false where any value is NaN */

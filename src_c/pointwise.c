@@ -144,7 +144,7 @@ void flrp_combine(int threads, int kind, int64_t size, const float *x, const flo
 
 typedef struct {
     const flrp_copy *c;
-    const float *x;
+    const float *x, *around;
     float *out;
     int64_t from_size, to_size;
 } copy_job;
@@ -167,12 +167,21 @@ static void copy_task(void *context, int64_t task, int thread) {
               j->out + sample * j->to_size + j->c->to_offset + at * j->c->to_steps[0]);
 }
 
+/* One sample: everything first. */
+static void fill_task(void *context, int64_t sample, int thread) {
+    const copy_job *j = context;
+    (void)thread;
+    for (int64_t i = 0; i < j->to_size; i++) j->out[sample * j->to_size + i] = *j->around;
+    for (int64_t at = 0; at < j->c->sizes[0]; at++) copy_task(context, sample * j->c->sizes[0] + at, thread);
+}
+
 void flrp_copy_run(int threads, const flrp_copy *c, int64_t samples, int64_t from_size, int64_t to_size,
-                   const float *x, float *out) {
-    copy_job j = {c, x, out, from_size, to_size};
+                   const float *x, const float *around, float *out) {
+    copy_job j = {c, x, around, out, from_size, to_size};
     double work = (double)samples;
     for (int i = 0; i < FLRP_COPY_AXES; i++) work *= (double)c->sizes[i];
-    flrp_parallel(threads, samples * c->sizes[0], 4 * work, copy_task, &j);
+    if (around) flrp_parallel(threads, samples, 4 * work, fill_task, &j);
+    else flrp_parallel(threads, samples * c->sizes[0], 4 * work, copy_task, &j);
 }
 
 static void fma_task(void *context, int64_t task, int thread) {

@@ -113,8 +113,8 @@ static int run_step(const frame *f, const flrp_step *s, int threads) {
     case FLRP_STEP_AFFINE: flrp_affine(threads, n * size, s->channels, a.data, s->constants, out); break;
     case FLRP_STEP_COMBINE: flrp_combine(threads, s->kind, n * size, a.data, b.data, out); break;
     case FLRP_STEP_COPY:
-        for (int64_t i = 0; s->kind && i < n * size; i++) out[i] = s->parameter;
-        flrp_copy_run(threads, s->copy, n, f->j->p->slots[s->in[0].slot].size, size, a.data, out);
+        flrp_copy_run(threads, s->copy, n, f->j->p->slots[s->in[0].slot].size, size, a.data,
+                      s->kind ? &s->parameter : 0, out);
         break;
     case FLRP_STEP_TURN: turn(f, s); break;
     }

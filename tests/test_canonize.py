@@ -191,11 +191,36 @@ def test_folding_follows_the_parameters() -> None:
     before, run = net.forward(x), folded(net)
     assert folded(net) is run and isinstance(run, Network)
     net.layers[1].bias = net.layers[1].bias + 1
+    assert folded(net) is not run
+    run = folded(net)
+    net.layers[1].eps = 0.5
     assert folded(net) is not run and relative_error(net.forward(x), before) > 1e-3
     copy = pickle.loads(pickle.dumps(net))
     assert_same_bits(copy.forward(x), net.forward(x))
     net.fit(x, [0, 1, 2], batch_size=3)
     assert relative_error(net.forward(x), net.trace([x]).values[-1]) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["linear1", "batchnorm1"])
+def test_what_is_explained_is_not_folded_away(name: str) -> None:
+    """An inner layer's own output is explained, not that of the BatchNorm after it or the input of the one before."""
+    nets = [trained_like(sequence(Linear(5), BatchNorm(), ReLU(), Linear(3), shape=(7,))),
+            trained_like(sequence(Linear(5, name="other"), ReLU(), BatchNorm(), Linear(3), shape=(7,)))]
+    x = mixed_signs(RNG(0), 3, (7,))
+    for net in nets:
+        if name in [node.name for node in net.nodes]:
+            own = net.trace([x]).values[1 + net.find(name)]
+            found = net.explain(x, start_layer=name)
+            assert relative_error(found.output, own) < 1e-6
+            assert (found.target == own.argmax(axis=1)).all()
+            assert relative_error(net.lrp(x, None, explain_layer_id=net.find(name)),
+                                  net.explain(x, start=own, start_layer=name, composite="simple").relevance) < 1e-5
+
+
+def test_rows_of_batch_norms_vanish() -> None:
+    """Into the layer after them, too."""
+    net = trained_like(sequence(ReLU(), BatchNorm(), BatchNorm(), Conv2d(3, 3), Flatten(), Linear(3)))
+    assert not any(isinstance(layer, BatchNorm) for layer in folded(net).layers)
 
 
 def test_networks_without_batch_norm_are_left_alone() -> None:

@@ -234,6 +234,33 @@ def test_several_outputs() -> None:
         net.fit(np.ones((4, 6)), [0, 1, 2, 0])
 
 
+def test_lrp_explains_the_first_output() -> None:
+    """As `explain` does, whatever was made last."""
+    x = Input((6,))
+    h = ReLU()(Linear(5)(x))
+    a = Linear(3, name="a")(h)
+    net = Network.from_graph(x, [a, Linear(2)(h)])
+    found = net.lrp(np.ones((2, 6)), 2)
+    assert_same_bits(found, net.explain(np.ones((2, 6)), 2, "simple").relevance)
+
+
+def test_sensitivity_stops_where_a_value_has_two_readers() -> None:
+    """The gradient at the formatted input, or at the input where that is read beside Format."""
+    x = Input((2,))
+    net = Network.from_graph(x, Linear(1)(Concat()(fastlrp.Format(-1, 1)(x), x)))
+    net.layers[-1].weight = [[1], [1], [10], [10]]
+    np.testing.assert_allclose(net.sensitivity(np.ones((1, 2))), [[12, 12]])
+
+
+def test_layers_that_no_output_needs_do_not_learn() -> None:
+    """A file may hold them."""
+    net = Network.of_nodes([(Linear(2), (0,)), (Linear(3), (0,))], [("", (3,))], [1], False)
+    net.reset_params()
+    before = net.layers[1].weight
+    net.fit(np.ones((2, 3)), [0, 1])
+    assert_same_bits(net.layers[1].weight, before)
+
+
 # ---- channels first ----
 
 def both_layouts(channels_first: bool) -> Network:

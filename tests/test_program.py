@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import pickle
 import weakref
 from typing import Any
 
@@ -186,6 +187,18 @@ def test_changed_layers_are_seen() -> None:
     net.layers[0].low = 0.0
     assert_same_bits(net.forward(x), net.trace([x]).values[-1])
     assert not np.array_equal(net.forward(x), before)
+
+
+def test_changed_layers_are_seen_by_plans() -> None:
+    """ZBox's bounds come from Format; a pool's factor from its scale."""
+    layers = fastlrp.Format(-1, 1), fastlrp.Conv2d(3, 3), fastlrp.SumPool2d(3), fastlrp.Flatten(), fastlrp.Linear(2)
+    net = with_biases(fastlrp.Network(list(layers), (5, 5, 1)))
+    x = np.random.default_rng(4).random((3, 5, 5, 1), np.float32)
+    net.explain(x, composite="epsilon_gamma_box")
+    net.layers[0].high, net.layers[2].scale = 3.0, 0.25
+    again = pickle.loads(pickle.dumps(net))
+    assert_same_bits(net.explain(x, composite="epsilon_gamma_box").relevance,
+                     again.explain(x, composite="epsilon_gamma_box").relevance)
 
 
 def test_more_forms_of_the_weights_than_are_kept() -> None:

@@ -87,7 +87,7 @@ class Sums(Pooling):
 
     def __init__(self, name: str | None = None):
         super().__init__(name)
-        self._kept: dict[np.dtype, Array] = {}
+        self._kept: dict[np.dtype, tuple[int, Array]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kept": {}}
@@ -99,9 +99,9 @@ class Sums(Pooling):
     def _scales_in(self, dtype: np.dtype) -> Array:
         """The factors in a backend's type: computed at first use, then kept."""
         found = self._kept.get(dtype)
-        if found is None:
-            found = self._kept[dtype] = self._scales().astype(dtype)
-        return found
+        if found is None or found[0] != self.version:
+            found = self._kept[dtype] = self.version, self._scales().astype(dtype)
+        return found[1]
 
     def forward(self, ops: Any, x: Array) -> tuple[Array, Any]:
         return ops.sum_pool(self.window, x, self._scales_in(ops.dtype)), None

@@ -176,7 +176,8 @@ class _Step:
         with np.errstate(all="ignore"):  # what overflows here ends in the loss
             value, found = _gradients(self.net, inputs, target, self.loss, self.rng)
         _demand(math.isfinite(value), f"the loss is {value} at step {number}")
-        keys = [(layer, key, array) for layer in self.layers for key, array in layer.trained.items()]
+        keys = [(layer, key, array) for layer in self.layers if layer.name in found  # else the output has none of it
+                for key, array in layer.trained.items()]
         try:
             with np.errstate(all="raise", under="ignore"):
                 updated = self.optimizer.update(self.net, [array for *_, array in keys],
