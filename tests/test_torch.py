@@ -177,6 +177,16 @@ def test_architectures_are_the_same_function(name: str) -> None:
     assert weighted <= found.layers.keys()
 
 
+def test_checks_of_values_are_no_part_of_the_network() -> None:
+    """torch.export then reads the code instead of running it; names are as ever."""
+    scope: dict[str, Any] = {}
+    exec("def checked(x):\n    assert x.min() >= -100\n    return x + 1", scope)  # pytest rewrites its own modules'
+    module, x = nn.Sequential(nn.Sequential(nn.Linear(10, 4), nn.ReLU()), Calls(scope["checked"])).eval(), draw(ROW)
+    net = fastlrp.from_torch(module, x)
+    assert error(net, module, x) <= SMALL
+    assert [node.name for node in net.nodes] == ["0.0", "0.1", "add"]
+
+
 @pytest.mark.parametrize("n", [1, 2, 7])
 def test_the_batch_stays_free(n: int) -> None:
     """Whatever the example's is, and the layers' relevance is (N, C, H, W)."""

@@ -89,7 +89,7 @@ def _evaluating(module: Any) -> Iterator[None]:
 
 
 def _traced(torch: Any, module: Any, inputs: tuple[Any, ...]) -> Any:
-    """The exported program, the batch's size free. What torch.export refuses, torch.fx may untangle for it."""
+    """The exported program, the batch's size free: from running the module or, if that does not work, from its code."""
     free = torch.export.ShapesCollection()
     for tensor in inputs:
         free[tensor] = {0: torch.export.Dim.AUTO}
@@ -97,7 +97,7 @@ def _traced(torch: Any, module: Any, inputs: tuple[Any, ...]) -> Any:
         program = torch.export.export(module, inputs, dynamic_shapes=free, strict=False)
     except Exception as error:
         try:
-            program = torch.export.export(torch.fx.symbolic_trace(module), inputs, dynamic_shapes=free, strict=False)
+            program = torch.export.export(module, inputs, dynamic_shapes=free, strict=True)
         except Exception:
             reason = f"{type(error).__name__}: {error}".strip().split("\n")[0]
             raise UnsupportedError(f"{type(module).__name__}: torch.export cannot trace it: {reason}") from error
@@ -136,14 +136,18 @@ class _Reader:
 
     def read(self) -> list[Any]:
         """The outputs."""
-        signature = self.program.graph_signature
-        for node in self.program.graph.nodes:
+        wanted = set(self.program.graph_signature.user_outputs)
+        *nodes, last = self.program.graph.nodes
+        needed = {last}
+        for node in reversed(nodes):
+            if needed.intersection(node.users):
+                needed.add(node)
+        for node in nodes:
             if node.op == "placeholder":
                 self.found[node] = self._placeholder(node)
-            elif node.op == "call_function" and node.users:
+            elif node in needed and node.op == "call_function":
                 self.found[node] = self._call(node)
-        last = next(node for node in self.program.graph.nodes if node.op == "output")
-        outputs = [self.found.get(node) for node in last.args[0] if getattr(node, "name", "") in signature.user_outputs]
+        outputs = [self.found.get(node) for node in last.args[0] if getattr(node, "name", "") in wanted]
         if not outputs or not all(isinstance(value, Value) or value is UNKNOWN for value in outputs):
             raise UnsupportedError(f"{self.builder.source}: outputs must be tensors that depend on the input")
         return outputs
