@@ -128,7 +128,10 @@ class _Reader:
     def __init__(self, torch: Any, module: Any, program: Any):
         self.torch, self.module, self.program = torch, module, program
         self.builder = Builder(type(module).__name__, [kind for kind in READERS if not kind.startswith("_")])
-        self.inputs = set(program.graph_signature.user_inputs)
+        signature = program.graph_signature
+        self.inputs = set(signature.user_inputs)
+        self.tensors = {**signature.inputs_to_parameters, **signature.inputs_to_buffers,
+                        **signature.inputs_to_lifted_tensor_constants}  # placeholder to name
         self.batch = {str(node.meta["val"].shape[0]) for node in program.graph.nodes if node.name in self.inputs}
         self.found: dict[Any, Any] = {}  # of each node: a Value, tensor, number, sequence of them
         self.arrays: dict[int, tuple[Any, Array]] = {}
@@ -155,10 +158,7 @@ class _Reader:
     def _placeholder(self, node: Any) -> Any:
         if node.name in self.inputs:
             return self.builder.input(node.name, tuple(node.meta["val"].shape[1:]))
-        signature = self.program.graph_signature
-        names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers,
-                 **signature.inputs_to_lifted_tensor_constants}
-        name = names.get(node.name)
+        name = self.tensors.get(node.name)
         return self.program.constants[name] if name in self.program.constants else self.program.state_dict.get(name)
 
     def _call(self, node: Any) -> Any:
