@@ -101,6 +101,10 @@ def _traced(torch: Any, module: Any, inputs: tuple[Any, ...]) -> Any:
         except Exception:
             reason = f"{type(error).__name__}: {error}".strip().split("\n")[0]
             raise UnsupportedError(f"{type(module).__name__}: torch.export cannot trace it: {reason}") from error
+    for sizes in program.range_constraints.values():
+        if sizes.lower > 2 or str(sizes.upper) != "int_oo":
+            raise UnsupportedError(f"{type(module).__name__}: it goes another way for batches beyond {sizes.lower} to "
+                                   f"{sizes.upper}")
     return program.run_decompositions({}) if _reads_what_changed(program.graph) else program
 
 
