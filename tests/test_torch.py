@@ -177,6 +177,16 @@ def test_architectures_are_the_same_function(name: str) -> None:
     assert weighted <= found.layers.keys()
 
 
+def test_checks_of_values_are_no_part_of_the_network() -> None:
+    """torch.export then reads the code instead of running it; names are as ever."""
+    scope: dict[str, Any] = {}
+    exec("def checked(x):\n    assert x.min() >= -100\n    return x + 1", scope)  # pytest rewrites its own modules'
+    module, x = nn.Sequential(nn.Sequential(nn.Linear(10, 4), nn.ReLU()), Calls(scope["checked"])).eval(), draw(ROW)
+    net = fastlrp.from_torch(module, x)
+    assert error(net, module, x) <= SMALL
+    assert [node.name for node in net.nodes] == ["0.0", "0.1", "add"]
+
+
 @pytest.mark.parametrize("n", [1, 2, 7])
 def test_the_batch_stays_free(n: int) -> None:
     """Whatever the example's is, and the layers' relevance is (N, C, H, W)."""
@@ -371,6 +381,7 @@ UNSUPPORTED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], list[str]
     "1 / x": (lambda: Calls(lambda x: 1 / x), (9,), ["reciprocal"]),
     "x / y": (lambda: Calls(lambda x: x / x.abs()), (9,), ["div", "depends on the input"]),
     "products of values": (lambda: Calls(lambda x: x @ x.transpose(1, 2)), (3, 3), ["matmul"]),
+    "a branch on the batch's size": (lambda: Calls(lambda x: x * 2 if x.shape[0] > 100 else x), (9,), ["2 to 100"]),
     "a branch on values": (lambda: Calls(lambda x: x if x.sum() > 0 else -x), (9,), ["cannot trace"]),
     "an output without input": (lambda: Calls(lambda x, w: (x, w), (3,)), (9,), ["outputs"]),
 }

@@ -89,7 +89,7 @@ def _evaluating(module: Any) -> Iterator[None]:
 
 
 def _traced(torch: Any, module: Any, inputs: tuple[Any, ...]) -> Any:
-    """The exported program, the batch's size free. What torch.export refuses, torch.fx may untangle for it."""
+    """The exported program, the batch's size free: from running the module or, if that does not work, from its code."""
     free = torch.export.ShapesCollection()
     for tensor in inputs:
         free[tensor] = {0: torch.export.Dim.AUTO}
@@ -97,10 +97,14 @@ def _traced(torch: Any, module: Any, inputs: tuple[Any, ...]) -> Any:
         program = torch.export.export(module, inputs, dynamic_shapes=free, strict=False)
     except Exception as error:
         try:
-            program = torch.export.export(torch.fx.symbolic_trace(module), inputs, dynamic_shapes=free, strict=False)
+            program = torch.export.export(module, inputs, dynamic_shapes=free, strict=True)
         except Exception:
             reason = f"{type(error).__name__}: {error}".strip().split("\n")[0]
             raise UnsupportedError(f"{type(module).__name__}: torch.export cannot trace it: {reason}") from error
+    for sizes in program.range_constraints.values():
+        if sizes.lower > 2 or str(sizes.upper) != "int_oo":
+            raise UnsupportedError(f"{type(module).__name__}: it goes another way for batches beyond {sizes.lower} to "
+                                   f"{sizes.upper}")
     return program.run_decompositions({}) if _reads_what_changed(program.graph) else program
 
 
@@ -128,7 +132,10 @@ class _Reader:
     def __init__(self, torch: Any, module: Any, program: Any):
         self.torch, self.module, self.program = torch, module, program
         self.builder = Builder(type(module).__name__, [kind for kind in READERS if not kind.startswith("_")])
-        self.inputs = set(program.graph_signature.user_inputs)
+        signature = program.graph_signature
+        self.inputs = set(signature.user_inputs)
+        self.tensors = {**signature.inputs_to_parameters, **signature.inputs_to_buffers,
+                        **signature.inputs_to_lifted_tensor_constants}  # placeholder to name
         self.batch = {str(node.meta["val"].shape[0]) for node in program.graph.nodes if node.name in self.inputs}
         self.found: dict[Any, Any] = {}  # of each node: a Value, tensor, number, sequence of them
         self.arrays: dict[int, tuple[Any, Array]] = {}
@@ -136,14 +143,18 @@ class _Reader:
 
     def read(self) -> list[Any]:
         """The outputs."""
-        signature = self.program.graph_signature
-        for node in self.program.graph.nodes:
+        wanted = set(self.program.graph_signature.user_outputs)
+        *nodes, last = self.program.graph.nodes
+        needed = {last}
+        for node in reversed(nodes):
+            if needed.intersection(node.users):
+                needed.add(node)
+        for node in nodes:
             if node.op == "placeholder":
                 self.found[node] = self._placeholder(node)
-            elif node.op == "call_function" and node.users:
+            elif node in needed and node.op == "call_function":
                 self.found[node] = self._call(node)
-        last = next(node for node in self.program.graph.nodes if node.op == "output")
-        outputs = [self.found.get(node) for node in last.args[0] if getattr(node, "name", "") in signature.user_outputs]
+        outputs = [self.found.get(node) for node in last.args[0] if getattr(node, "name", "") in wanted]
         if not outputs or not all(isinstance(value, Value) or value is UNKNOWN for value in outputs):
             raise UnsupportedError(f"{self.builder.source}: outputs must be tensors that depend on the input")
         return outputs
@@ -151,10 +162,7 @@ class _Reader:
     def _placeholder(self, node: Any) -> Any:
         if node.name in self.inputs:
             return self.builder.input(node.name, tuple(node.meta["val"].shape[1:]))
-        signature = self.program.graph_signature
-        names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers,
-                 **signature.inputs_to_lifted_tensor_constants}
-        name = names.get(node.name)
+        name = self.tensors.get(node.name)
         return self.program.constants[name] if name in self.program.constants else self.program.state_dict.get(name)
 
     def _call(self, node: Any) -> Any:
