@@ -112,7 +112,6 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[int, ...], tuple[tuple[int,
     "torch.flatten": (lambda x: torch.flatten(x, 1), IMAGE, ()),
     "x.flatten(2)": (lambda x: x.flatten(2), IMAGE, ()),
     "x.view(x.size(0), -1)": (lambda x: x.view(x.size(0), -1), IMAGE, ()),
-    "x.view(int(x.shape[0]), -1)": (lambda x: x.view(int(x.shape[0]), -1), IMAGE, ()),
     "x.reshape(-1, C, H * W)": (lambda x: x.reshape(-1, x.shape[1], x.shape[2] * x.shape[3]), IMAGE, ()),
     "x.mean([2, 3])": (lambda x: x.mean([2, 3]), IMAGE, ()),
     "x.mean((-2, -1), keepdim=True)": (lambda x: x.mean((-2, -1), keepdim=True), IMAGE, ()),
@@ -134,6 +133,13 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[int, ...], tuple[tuple[int,
     "x @ w": (lambda x, w: x @ w, ROW, ((10, 3),)),
     "a gate": (lambda x: x * torch.sigmoid(x.mean([2, 3], keepdim=True)), IMAGE, ()),
     "a gate expanded": (lambda x: x * F.hardsigmoid(x.mean([2, 3], keepdim=True)).expand_as(x), IMAGE, ()),
+    "a mean expanded": (lambda x: x * x.mean([2, 3], keepdim=True).expand_as(x), IMAGE, ()),
+    "expanded and added": (lambda x: x + x.mean([2, 3], keepdim=True).expand_as(x), IMAGE, ()),
+    "expanded, then a number": (lambda x: x.mean([2, 3], keepdim=True).expand_as(x) + 1, IMAGE, ()),
+    "expanded twice": (lambda x: (y := torch.sigmoid(x.mean([2, 3], keepdim=True)).expand_as(x)) - y * 3, IMAGE, ()),
+    "expanded and joined": (lambda x: torch.cat([x, x.mean([2, 3], keepdim=True).expand_as(x)], 1), IMAGE, ()),
+    "expanded rows": (lambda x: x[:, :, None].expand(-1, -1, 4) + 1, ROW, ()),
+    "expanded as it is": (lambda x: x.expand(-1, -1, 7, 6), IMAGE, ()),
     "x * sigmoid(x)": (lambda x: x * torch.sigmoid(x), IMAGE, ()),
     "hardswish by hand": (lambda x: x * F.relu6(x + 3) / 6, IMAGE, ()),
     "clamp": (lambda x: x.clamp(-0.5, 0.7).clamp(min=0), IMAGE, ()),
@@ -292,7 +298,10 @@ def test_it_is_the_module_in_evaluation() -> None:
     lambda: zoo.resnet18(classes=3, small=True),
     lambda: nn.Sequential(nn.Conv2d(3, 2, 3), Calls(lambda x: torch.fft.fft(x))),  # unsupported
     lambda: Calls(lambda x: x if x.sum() > 0 else -x),  # cannot be traced
-], ids=["supported", "unsupported", "untraceable"])
+    lambda: Calls(lambda x, k: x * k.add_(1), (1,)),
+    lambda: Calls(lambda x, k: x * k.view(1).mul_(2) * k, (1,)),
+    lambda: Calls(lambda x, k: (k.copy_(x.mean()), x * k)[1], (1,)),
+], ids=["supported", "unsupported", "untraceable", "changed", "changed as another view", "changed by the input"])
 def test_the_module_stays_as_it_was(make: Callable[[], nn.Module]) -> None:
     """Modes of its parts, hooks, parameters and statistics, whether it can be imported or not."""
     module = make().train()
@@ -305,6 +314,26 @@ def test_the_module_stays_as_it_was(make: Callable[[], nn.Module]) -> None:
     assert torch.is_grad_enabled() == gradients
     assert all(all(torch.equal(u, v) if isinstance(u, torch.Tensor) else u == v for u, v in zip(a, b, strict=True))
                for a, b in zip(before, after, strict=True))
+
+
+def test_state_that_forward_changes() -> None:
+    """Has the values that the first call gives it; tied weights stay tied."""
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(5, 5), nn.Linear(5, 5)
+            self.second.weight, self.second.bias = self.first.weight, self.first.bias
+            self.register_buffer("calls", torch.zeros(1))
+
+        def forward(self, x: Any) -> Any:
+            self.calls.add_(1)
+            return self.second(self.first(x)) * self.calls
+
+    module, x = Net().eval(), draw((5,))
+    net = fastlrp.from_torch(module, x)
+    assert float(module.calls) == 0
+    assert len(net.weighted) == 1
+    assert error(net, module, x) <= SMALL
 
 
 def test_weights_are_copies() -> None:
@@ -369,8 +398,31 @@ UNSUPPORTED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], list[str]
               ["1 unsupported operator:", "chunk"]),
     "a part": (lambda: Calls(lambda x: x[:, 1:]), (4, 3, 3), ["slice", "part"]),
     "a transposed convolution": (lambda: nn.ConvTranspose2d(3, 2, 2), (3, 4, 4), ["conv_transpose2d"]),
-    "expanded values": (lambda: Calls(lambda x: torch.cat([x, x.mean([2, 3], keepdim=True).expand_as(x)], 1)),
-                        (2, 3, 3), ["expand", "sums and products"]),
+    "expanded channels": (lambda: Calls(lambda x: x.expand(-1, 4, -1, -1) + 1), (1, 3, 3), ["expand", "spatial axes"]),
+    "a constant for each sample": (lambda: Calls(lambda x, w: x + w.expand(x.shape[0], -1), (1, 9)), (9,),
+                                   ["expand", "as many as the batch"]),
+    "zeros for each sample": (lambda: Calls(lambda x: x + torch.zeros(x.shape[0], 9)), (9,), ["zeros"]),
+    **{f"a cast to {dtype}": (lambda dtype=dtype: Calls(lambda x: x.to(dtype).float()), (9,),
+                              ["1 unsupported operator:", "to (node", f"to {dtype}: only to floating point"])
+       for dtype in (torch.int32, torch.bool)},
+    "a mean of everything": (lambda: Calls(lambda x: x.mean() + x), (9,), ["mean", "only over all spatial axes"]),
+    "chunks": (lambda: Calls(lambda x: (y := x.chunk(2, 1))[0].view(x.shape[0], -1) + y[1].reshape(len(y[1]), -1)),
+               (4, 3, 3), ["1 unsupported operator:", "chunk"]),
+    "a split": (lambda: Calls(lambda x: x.split(2, 1)[1]), (4, 3, 3), ["split"]),
+    "unbound values": (lambda: Calls(lambda x: x.unbind(1)[0]), (4, 3, 3), ["unbind"]),
+    "maxima": (lambda: Calls(lambda x: x.max(1)[0]), (4, 3, 3), ["max (node"]),
+    "the largest": (lambda: Calls(lambda x: x.topk(2, 1)[0]), (4, 3, 3), ["topk"]),
+    "where the largest are": (lambda: Calls(lambda x: F.max_pool2d(x, 2, return_indices=True)[1].float()), (4, 4, 4),
+                              ["max_pool2d_with_indices", "only its first result"]),
+    "an LSTM": (lambda: nn.Sequential(nn.LSTM(3, 2, batch_first=True), Calls(lambda y: y[0])), (4, 3), ["lstm"]),
+    **{f"a branch on {name}": (lambda branch=branch: Calls(lambda x: -x if branch(x.shape[0]) else x), (9,),
+                               ["other sizes of the batch"])
+       for name, branch in {"few samples": lambda n: n < 5, "many samples": lambda n: n > 100, "samples in pairs":
+                            lambda n: n % 2 == 0, "four samples": lambda n: n == 4}.items()},
+    "a batch of 7": (lambda: Calls(lambda x: x.view(7, -1)), (2, 9), ["other sizes of the batch"]),
+    "a batch as a number": (lambda: Calls(lambda x: x.view(int(x.shape[0]), -1)), (2, 9),
+                            ["other sizes of the batch"]),
+    "samples in groups": (lambda: Calls(lambda x: x.view(-1, 7, 9)), (9,), ["batch"]),
     "reflecting pads": (lambda: nn.ReflectionPad2d(1), (3, 4, 4), ["pad", "'reflect'"]),
     "bilinear upsampling": (lambda: nn.Upsample(scale_factor=2, mode="bilinear"), (3, 4, 4), ["upsample_bilinear2d"]),
     "upsampling by 1.5": (lambda: nn.Upsample(scale_factor=1.5), (3, 4, 4), ["upsample_nearest2d", "whole"]),

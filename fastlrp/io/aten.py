@@ -1,8 +1,8 @@
 """What PyTorch's operators (ATen) are in the builder's terms: one small function for each, by the operator's name.
 
 A reader takes the builder and `a`: the operator's arguments by the names that they have in its schema, values as
-`Value`, tensors as arrays; `a.result`: the shape of its result with the batch; `a.module`: the module that calls it;
-`a.users`: the names of the operators that read it. A new operator is one entry in READERS.
+`Value`, tensors as arrays; `a.result`: the shape of its (first) result with the batch; `a.module`: the module that
+calls it. What an overload has no argument for is Unsupported. A new operator is one entry in READERS.
 """
 
 from __future__ import annotations
@@ -133,7 +133,8 @@ def _adaptive_max_pool(b: Builder, a: Any) -> tuple[Value]:
 
 
 def _mean(b: Builder, a: Any) -> Value:
-    return b.mean(a.self, range(len(a.self.shape) + 1) if a.dim is None else a.dim, a.keepdim)
+    axes = getattr(a, "dim", None)
+    return b.mean(a.self, range(len(a.self.shape) + 1) if axes is None else axes, getattr(a, "keepdim", False))
 
 
 # ---- shapes ----
@@ -172,10 +173,7 @@ def _upsample(b: Builder, a: Any) -> Value:
 
 
 def _expand(b: Builder, a: Any) -> Value:
-    """Sums and products spread their operands themselves."""
-    if a.self.shape != a.result[1:] and not a.users <= {"add", "sub", "mul", "div"}:
-        raise Unsupported(f"samples of shape {a.self.shape} as {a.result[1:]}: only within sums and products")
-    return a.self
+    return b.expand(a.self, a.result[1:])
 
 
 def _part(b: Builder, a: Any) -> Value:

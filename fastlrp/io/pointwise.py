@@ -191,6 +191,8 @@ class Pointwise(Values):
             if found is not None:
                 return found
         self.check_made(a, b)
+        if a.is_a("expand") != b.is_a("expand"):  # products spread their gates themselves
+            a, b = (b, a.origin[1]) if a.is_a("expand") else (a, b.origin[1])
         if math.prod(a.shape) < math.prod(b.shape) or (a.shape == b.shape and a.gate and not b.gate):
             a, b = b, a
         sizes = zip(a.shape, b.shape, strict=False)
@@ -235,7 +237,9 @@ class Pointwise(Values):
             raise Unsupported(f"samples of shape {value.shape} spread to {whole}: only along all spatial axes at once")
         height, width = whole[1:] if len(whole) == 3 else (1, whole[1])
         symbol = self.call(L.Upsample((height, width)), self.spatial(value), part="expand")
-        return self.from_spatial(symbol, value)
+        found = self.from_spatial(symbol, value)
+        found.origin, found.gate = ("expand", value), value.gate
+        return found
 
     def _together(self, values: Sequence[Value]) -> tuple[list[Any], str]:
         """The symbolic values in one order, and which."""

@@ -7,12 +7,12 @@ here, by torch itself. Nothing is run but that, and the module is left as it was
 
 from __future__ import annotations
 
+import copy
 import operator
 import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any
 
 from ..errors import UnsupportedError
@@ -24,11 +24,28 @@ from .building import BATCH, UNKNOWN, Builder, Unsupported, Value
 TRACED = 7  # samples in the trace: torch.export takes sizes of 0 and 1 for constants
 
 
+SIZES = (*range(2, 34), 999_983)  # of batches for which a trace must hold
+
+
 class _BatchSize:
     """The number of samples, or a number made of it: values may be reshaped by it, and nothing else."""
 
 
 BATCH_SIZE = _BatchSize()
+
+
+class _Lacking(Unsupported, AttributeError):
+    """An argument that an overload of an operator does not have."""
+
+
+class _Arguments:
+    """An operator's arguments by name, for READERS."""
+
+    def __init__(self, named: dict[str, Any]):
+        vars(self).update(named)
+
+    def __getattr__(self, name: str) -> Any:
+        raise _Lacking(f"in the form without the argument {name}")
 
 
 def from_torch(module: Any, example_input: Any) -> Network:
@@ -40,7 +57,8 @@ def from_torch(module: Any, example_input: Any) -> Network:
     Inputs, outputs, relevance and `e.layers` keep the module's layouts. Layers are named after the modules' paths, as
     "layer1.0.conv1"; functional calls after their operators, as "add", "add_1". Modules called twice on inputs of one
     shape stay one layer. A softmax at the end is left out, with a warning. A product of two computed values takes one
-    of them for a gate, which gets no relevance.
+    of them for a gate, which gets no relevance. All is computed in float32, also what the module computes in float64,
+    float16 or bfloat16, and what it rounds to them in between.
 
     Raises UnsupportedError that lists all operators that fastlrp does not have, or says why the module cannot be
     traced; TypeError and ValueError for other arguments; ImportError without PyTorch (the extra "torch").
@@ -101,11 +119,27 @@ def _traced(torch: Any, module: Any, inputs: tuple[Any, ...]) -> Any:
         except Exception:
             reason = f"{type(error).__name__}: {error}".strip().split("\n")[0]
             raise UnsupportedError(f"{type(module).__name__}: torch.export cannot trace it: {reason}") from error
-    for sizes in program.range_constraints.values():
-        if sizes.lower > 2 or str(sizes.upper) != "int_oo":
-            raise UnsupportedError(f"{type(module).__name__}: it goes another way for batches beyond {sizes.lower} to "
-                                   f"{sizes.upper}")
+    if not _for_any_batch(program):
+        raise UnsupportedError(f"{type(module).__name__}: its trace does not hold for other sizes of the batch than "
+                               f"{TRACED}: forward reads the size")
     return program.run_decompositions({}) if _reads_what_changed(program.graph) else program
+
+
+def _for_any_batch(program: Any) -> bool:
+    """Whether a trace holds for batches of every size: no branch or shape in it has fixed or bounded the size. Sizes of
+    0 and 1 torch.export takes for others anyway."""
+    for node in program.graph.nodes:
+        if node.name not in program.graph_signature.user_inputs or not hasattr(node.meta.get("val"), "shape"):
+            continue
+        size = node.meta["val"].shape[0]
+        bounds = None if isinstance(size, int) else program.range_constraints.get(size.node.expr)
+        if bounds is None or bounds.lower > 2 or bounds.upper < SIZES[-1]:
+            return False
+        for guard in size.node.shape_env.guards:
+            for n in SIZES:
+                if guard.expr.subs(dict.fromkeys(guard.expr.free_symbols, n)) == False:  # noqa: E712 (of SymPy)
+                    return False
+    return True
 
 
 def _reads_what_changed(graph: Any) -> bool:
@@ -139,6 +173,9 @@ class _Reader:
         self.batch = {str(node.meta["val"].shape[0]) for node in program.graph.nodes if node.name in self.inputs}
         self.found: dict[Any, Any] = {}  # of each node: a Value, tensor, number, sequence of them
         self.arrays: dict[int, tuple[Any, Array]] = {}
+        self.state = {**program.state_dict, **program.constants}
+        if self._changes_state():
+            self.state = copy.deepcopy(self.state)  # what shares memory does so there too
         self.names = self._names()
 
     def read(self) -> list[Any]:
@@ -162,24 +199,40 @@ class _Reader:
     def _placeholder(self, node: Any) -> Any:
         if node.name in self.inputs:
             return self.builder.input(node.name, tuple(node.meta["val"].shape[1:]))
-        name = self.tensors.get(node.name)
-        return self.program.constants[name] if name in self.program.constants else self.program.state_dict.get(name)
+        return self.state.get(self.tensors.get(node.name))
+
+    def _changes_state(self) -> bool:
+        """Whether an operator in place changes what does not depend on the inputs."""
+        moving: set[Any] = set()
+        for node in self.program.graph.nodes:
+            if node.name in self.inputs or not moving.isdisjoint(node.all_input_nodes):
+                moving.add(node)
+            elif getattr(getattr(node.target, "_schema", None), "is_mutable", False):
+                return True
+        return False
 
     def _call(self, node: Any) -> Any:
         """What an operator gives: computed by torch if there is no value in it, else what READERS make of it."""
+        if isinstance(node.meta.get("val"), (self.torch.SymInt, self.torch.SymFloat, self.torch.SymBool)):
+            return BATCH_SIZE  # sizes of other axes are numbers already
         args, more = self.torch.fx.node.map_arg((node.args, dict(node.kwargs)), self.found.get)
         given = [*_flat(args), *_flat(more.values())]
         if any(value is UNKNOWN for value in given):
             if _kind(node) not in READERS and node.target is not operator.getitem:
                 self.builder.unsupported(node=(_kind(node), self.names[node]))
             return UNKNOWN
-        if node.target is operator.getitem and not isinstance(args[0], Value):
-            return args[0][args[1]]
+        if node.target is operator.getitem:
+            return self._picked(node.args[0], *args)
         if not any(isinstance(value, (Value, _BatchSize)) for value in given):
             return node.target(*args, **more)
-        if _kind(node).startswith("sym_") or not any(isinstance(value, Value) for value in given):
-            return BATCH_SIZE  # sizes of other axes are numbers already
         return self.builder.run(_kind(node), self.names[node], self._read, node, args, more)
+
+    def _picked(self, source: Any, results: Any, index: int) -> Any:
+        """One of the results of an operator; UNKNOWN where its reader does not make that one."""
+        if index < len(results):
+            return results[index]
+        self.builder.unsupported("only its first result", (_kind(source), self.names[source]))
+        return UNKNOWN
 
     def _read(self, node: Any, args: Any, more: Any) -> Any:
         kind = _kind(node)
@@ -190,15 +243,23 @@ class _Reader:
         named.update(zip((own.name for own in schema), args, strict=False), **more)
         if kind not in RESHAPING and BATCH_SIZE in _flat(named.values()):
             raise Unsupported("a number that depends on the size of the batch")
-        options = SimpleNamespace(**{key: self._constant(value) for key, value in named.items()})
-        options.result = self._shape(node)
-        options.module = self._module(node)
-        options.users = {_kind(user) for user in node.users}
-        return READERS[kind](self.builder, options)
+        if not any(isinstance(value, Value) for value in _flat(named.values())):
+            raise Unsupported("constants, as many as the batch")
+        result = node.meta["val"][0] if isinstance(node.meta["val"], (tuple, list)) else node.meta["val"]
+        if not result.dtype.is_floating_point:
+            raise Unsupported(f"to {result.dtype}: only to floating point")
+        shape = self._shape(result)
+        options = _Arguments({key: self._constant(value) for key, value in named.items()} | {
+            "result": shape, "module": self._module(node)})
+        found = READERS[kind](self.builder, options)
+        own = found[0] if isinstance(found, tuple) else found
+        if own.shape != shape[1:]:
+            raise Unsupported(f"samples of shape {own.shape} where PyTorch makes {shape[1:]}")
+        return found
 
-    def _shape(self, node: Any) -> tuple[Any, ...]:
-        """The shape of a node's result, BATCH for the batch."""
-        shape = getattr(node.meta.get("val"), "shape", ())
+    def _shape(self, tensor: Any) -> tuple[Any, ...]:
+        """The shape of a result, BATCH for the batch."""
+        shape = tensor.shape
         sizes = tuple(BATCH if not axis and str(size) in self.batch else size for axis, size in enumerate(shape))
         if not all(isinstance(size, int) for size in sizes):
             raise Unsupported(f"the shape {tuple(map(str, shape))} mixes the batch with other axes")
