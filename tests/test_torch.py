@@ -448,7 +448,8 @@ UNSUPPORTED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], list[str]
     "1 / x": (lambda: Calls(lambda x: 1 / x), (9,), ["reciprocal"]),
     "x / y": (lambda: Calls(lambda x: x / x.abs()), (9,), ["div", "depends on the input"]),
     "products of values": (lambda: Calls(lambda x: x @ x.transpose(1, 2)), (3, 3), ["matmul"]),
-    "a branch on the batch's size": (lambda: Calls(lambda x: x * 2 if x.shape[0] > 100 else x), (9,), ["other sizes of the batch"]),
+    "a branch on the batch's size": (lambda: Calls(lambda x: x * 2 if x.shape[0] > 100 else x), (9,),
+                                    ["other sizes of the batch"]),
     "a branch on values": (lambda: Calls(lambda x: x if x.sum() > 0 else -x), (9,), ["cannot trace"]),
     "an output without input": (lambda: Calls(lambda x, w: (x, w), (3,)), (9,), ["outputs"]),
 }
