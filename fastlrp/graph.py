@@ -305,7 +305,8 @@ class Graph:
     def chunks(self, n: int, batch_size: int | None) -> Iterator[slice]:
         """Slices of a batch of n whose activations fit the chunk budget, or of `batch_size` samples."""
         if batch_size is None:
-            values = sum(map(math.prod, self.shapes))
+            own = [True] * self.first + [not layer.aliases for layer in self.layers]
+            values = sum(math.prod(shape) for shape, counts in zip(self.shapes, own, strict=True) if counts)
             batch_size = max(1, self.ops.chunk_bytes // (values * self.ops.dtype.itemsize))
             batch_size = -(-n // max(1, -(-n // batch_size)))  # even chunks
         else:

@@ -129,8 +129,6 @@ BROKEN: dict[str, tuple[Callable[[], bytes], str]] = {
     "two inputs of a name": (lambda: conv(lambda m: m.graph.input.append(m.graph.input[0])), "two inputs"),
     "two initializers of a name": (lambda: conv(lambda m: m.graph.initializer.append(m.graph.initializer[0])),
                                    "two initializers or two inputs have the same name"),
-    "an input that nothing reads": (lambda: model([node("Relu", "x", "y")], inputs={"x": (1, 3), "z": (1, 3)}),
-                                    "do not depend on .*'z'"),
     "an input as output": (lambda: model([], outputs="z", inputs={"x": (1, 3)}), "the output 'z' is not made"),
     # inputs
     "an input of one axis": (lambda: conv(lambda m: set_dims(m, 4)), "expected a batch and the axes of a sample"),
@@ -192,12 +190,9 @@ BROKEN: dict[str, tuple[Callable[[], bytes], str]] = {
                                   "attribute 'alpha': expected a finite"),
     "an infinite epsilon": (lambda: single("BatchNormalization", W(3), W(3), W(3), abs(W(3)), epsilon=float("inf")),
                             "attribute 'epsilon': expected a finite number"),
-    "bounds out of order": (lambda: single("Clip", np.float32(2), np.float32(1)), "low must be less than high"),
     "a bound that is no number": (lambda: single("Clip", np.float32(np.nan)), "expected a number, got nan"),
     "two bounds": (lambda: single("Clip", W(2)), "min: expected one number"),
-    "a division by zero": (lambda: single("Div", np.float32(0)), "constants must be finite, got inf"),
-    "a constant that is no number": (lambda: single("Add", np.float32(np.nan)), "constants must be finite, got nan"),
-    "a rate of 1": (lambda: single("Dropout", np.float32(1)), "rate must be in"),
+    "a rate of 2": (lambda: single("Dropout", np.float32(2)), "rate must be in"),
     # numbers of inputs, axes
     "too few inputs": (lambda: model([node("Conv", "x", "y")]), r"\(Conv\): expected 2 to 3 inputs, got 1"),
     "too many inputs": (lambda: model([node("Relu", "x x", "y")]), r"\(Relu\): expected 1 inputs, got 2"),
@@ -312,6 +307,27 @@ UNSUPPORTED: dict[str, tuple[Callable[[], bytes], str]] = {
                           "ReduceSum .*: on values that depend on the network's input"),
     "a softmax inside": (lambda: model([node("Softmax", "x", "s"), node("Relu", "s", "y")]),
                          r"Softmax \(node 's_Softmax'\): only as the last operation"),
+    "a softmax over the batch": (lambda: single("Softmax", shape=(4,), axis=0), "Softmax .*: over the batch"),
+    "a logsoftmax over the batch": (lambda: single("LogSoftmax", shape=(4,), axis=-2, opset=13), "over the batch"),
+    "an old softmax over the batch": (lambda: single("Softmax", shape=(4,), axis=0, opset=11), "over the batch"),
+    **{f"the batch's size in {name}": (lambda nodes=nodes: sized(*nodes),
+                                       r"\(node 'y_.*'\): a number that depends on the size of the batch")
+       for name, nodes in {
+           "a quotient": [node("Div", "x n", "y")], "a sum": [node("Add", "n x", "y")],
+           "a bound": [node("Clip", "x - n", "y")], "a difference": [node("Sub", "x n", "y")],
+           "a root": [node("Sqrt", "n", "r"), node("Mul", "x r", "y")],
+           "a reciprocal": [node("Reciprocal", "n", "r"), node("Mul", "r x", "y")],
+           "a remainder": [node("Mod", "n seven", "r", fmod=1), node("Mul", "r x", "y")],
+           "a branch": [node("Less", "n seven", "l"), node("Where", "l seven n", "r"), node("Mul", "r x", "y")],
+       }.items()},
+    "a clip to a number": (lambda: single("Clip", np.float32(1), np.float32(1)), r"Clip .*: bounds 1 and 1"),
+    "a clip to nothing": (lambda: single("Clip", np.float32(1), np.float32(0)), r"Clip .*: bounds 1 and 0"),
+    "a clip to infinity": (lambda: single("Clip", np.float32(np.inf)), r"Clip .*: bounds inf and inf"),
+    "a constant that is no number": (lambda: single("Add", np.float32(np.nan)), "the constant nan: only finite"),
+    "a division by 0": (lambda: single("Div", np.float32(0)), r"Div .*: the constant inf: only finite"),
+    "a division by zeros": (lambda: single("Div", np.zeros((3, 1, 1), np.float32)), "constants that are not finite"),
+    "an input that nobody reads": (lambda: model([node("Relu", "x", "y")], inputs={"x": (1, 3), "z": (1, 2)}),
+                                   r"Input \(node 'z'\): no output depends on it"),
     "a part of GELU": (lambda: model([node("Erf", "x", "y")]), "only as a part of GELU"),
     "another part of GELU": (lambda: formula_of_erf(), r"Erf \(node 'e_Erf'\): only as a part of GELU"),
     "GELU of another value": (lambda: model(
@@ -359,6 +375,12 @@ UNSUPPORTED: dict[str, tuple[Callable[[], bytes], str]] = {
                                r"Input \(node 'x'\): values of type 7"),
     "an attribute that no one knows": (lambda: single("Relu", slope=2.0), r"with the attributes .*slope"),
 }
+
+
+def sized(*nodes: Any) -> bytes:
+    """x and n, the size of the batch as a float."""
+    return model([node("Shape", "x", "s"), node("Gather", "s zero", "b"), node("Cast", "b", "n", to=1), *nodes],
+                 {"zero": np.array(0), "seven": np.float32(7)})
 
 
 def formula_of_erf() -> bytes:

@@ -375,6 +375,19 @@ def test_dropout_keeps_its_rate(first: nn.Module) -> None:
     assert [layer.rate for layer in net.layers if isinstance(layer, fastlrp.Dropout)] == [0.25]
 
 
+def test_dropout_of_everything_is_nothing() -> None:
+    """In evaluation."""
+    module, x = nn.Sequential(nn.Linear(10, 4), nn.Dropout(1.0), nn.Linear(4, 3)).eval(), draw(ROW)
+    assert error(fastlrp.from_torch(module, x), module, x) <= SMALL
+
+
+def test_inputs_that_nothing_depends_on_are_named() -> None:
+    """Among what is unsupported."""
+    module = Calls(lambda x, y, z: x.relu())
+    with pytest.raises(fastlrp.UnsupportedError, match=r"2 unsupported operators:(.|\n)*no output depends on it"):
+        fastlrp.from_torch(module, (draw(ROW), draw(ROW), draw(ROW)))
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_other_types_become_float32(dtype: Any) -> None:
     """The network of a module in any floating-point type; shared modules are shared there too."""
@@ -406,7 +419,7 @@ UNSUPPORTED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], list[str]
                               ["1 unsupported operator:", "to (node", f"to {dtype}: only to floating point"])
        for dtype in (torch.int32, torch.bool)},
     "a mean of everything": (lambda: Calls(lambda x: x.mean() + x), (9,), ["mean", "only over all spatial axes"]),
-    "chunks": (lambda: Calls(lambda x: (y := x.chunk(2, 1))[0].view(x.shape[0], -1) + y[1].reshape(len(y[1]), -1)),
+    "chunks": (lambda: Calls(lambda x: (y := x.chunk(2, 1))[0].view(x.shape[0], -1) + y[1].reshape(x.shape[0], -1)),
                (4, 3, 3), ["1 unsupported operator:", "chunk"]),
     "a split": (lambda: Calls(lambda x: x.split(2, 1)[1]), (4, 3, 3), ["split"]),
     "unbound values": (lambda: Calls(lambda x: x.unbind(1)[0]), (4, 3, 3), ["unbind"]),
@@ -419,6 +432,8 @@ UNSUPPORTED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], list[str]
                                ["other sizes of the batch"])
        for name, branch in {"few samples": lambda n: n < 5, "many samples": lambda n: n > 100, "samples in pairs":
                             lambda n: n % 2 == 0, "four samples": lambda n: n == 4}.items()},
+    "a division by 0": (lambda: Calls(lambda x: x / 0), (9,), ["div", "the constant inf: only finite ones"]),
+    "a clip to one number": (lambda: Calls(lambda x: x.clamp(1, 1)), (9,), ["clamp", "bounds 1 and 1"]),
     "a batch of 7": (lambda: Calls(lambda x: x.view(7, -1)), (2, 9), ["other sizes of the batch"]),
     "a batch as a number": (lambda: Calls(lambda x: x.view(int(x.shape[0]), -1)), (2, 9),
                             ["other sizes of the batch"]),

@@ -245,7 +245,7 @@ class Builder(Pointwise):
 
     def dropout(self, x: Value, rate: float = 0.5) -> Value:
         """Nothing but while training."""
-        return self.map(x, L.Dropout(rate), gate=x.gate)
+        return self.map(x, L.Identity() if rate == 1 else L.Dropout(rate), gate=x.gate)
 
     def softmax(self, x: Value) -> Value:
         """A softmax or its logarithm: only as the last operation; `build` leaves it out and warns."""

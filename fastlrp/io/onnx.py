@@ -15,15 +15,17 @@ import numpy as np
 
 from ..layers.base import Shape
 from ..network import Network
+from ..reference import Array
 from ..shapes import as_size
 from .building import BATCH, UNKNOWN, Builder, Value
 from .onnx_file import FLOATS, File
 from .onnx_folding import FOLDS, MOST_INPUTS, shape_of
 from .onnx_nodes import Node, text
 from .onnx_shapes import OPERATORS
-from .values import Unsupported, shown
+from .values import OTHER_BATCH, Unsupported, shown
 
 OLDEST = 9  # of ONNX's operator sets
+TAKE_SHAPES = ("Reshape", "Expand", "Slice", "Resize", "Upsample")  # with the batch's size among their sizes
 MOST_NODES = 20_000  # the largest image networks have a few thousand
 
 
@@ -71,6 +73,7 @@ class _Importer:
         self.file, self.graph, self.shapes = file, model.graph, shapes
         self.values: dict[str, Any] = {}
         self.others: dict[str, Node] = {}  # outputs of nodes after their first
+        self.again: dict[str, Any] = {}  # the arrays that another size of the batch would change, with that one
         try:
             opset = self._opset(model, newest)
             if len(self.graph.node) > MOST_NODES:
@@ -224,17 +227,33 @@ class _Importer:
         table: Any = FOLDS if node.op not in OPERATORS or (constants and node.op in FOLDS) else OPERATORS
         apply, least, most = table[node.op]
         _check_count(node, inputs, least, most)
+        again = [self.again.get(name, value) for name, value in zip(node.inputs, inputs, strict=True)]
+        changes = any(a is not b for a, b in zip(again, inputs, strict=True))
         if node.op in ("Shape", "Size") and not constants:
-            shape = (BATCH, *inputs[0].shape)
-            result = shape_of(node, shape) if node.op == "Shape" else np.prod(shape, dtype=np.int64)
+            result, other = (_size(node, (size, *inputs[0].shape)) for size in (BATCH, OTHER_BATCH))
+            self._keep(node, result, other)
         elif constants is (table is FOLDS):
+            if changes and not constants and node.op not in TAKE_SHAPES:
+                raise Unsupported("a number that depends on the size of the batch")
             with np.errstate(all="ignore"):
                 result = apply(self.file if constants else self.builder, node, inputs)
+                if changes and constants:
+                    self._keep(node, result, apply(self.file, node, again))
         else:
             raise Unsupported("on constants alone" if constants else "on values that depend on the network's input")
         if node.unread():
             raise Unsupported(f"with the attributes {shown(node.unread())}")
         return result
+
+    def _keep(self, node: Node, result: Array, other: Array) -> None:
+        """Note what a node makes with another size of the batch, where that is not the same."""
+        if not np.array_equal(result, other):
+            self.again[node.outputs[0]] = other
+
+
+def _size(node: Node, shape: Shape) -> Array:
+    """What Shape and Size make of a shape."""
+    return shape_of(node, shape) if node.op == "Shape" else np.asarray(np.prod(shape, dtype=np.int64))
 
 
 def _check_count(node: Node, inputs: Sequence[Any], least: int, most: int) -> None:

@@ -1,7 +1,8 @@
 """ONNX operators on constants: initialisers, and the arithmetic that models do with shapes. NumPy alone.
 
 In: a node and arrays. Out: an array. The size of the batch stands as `BATCH` in shapes and goes through the arithmetic
-as any number does; where a constant is made that large, its axis gets size 1 instead: it is the same for all samples.
+as any number does (a second time as `OTHER_BATCH`, which shows what depends on it); where a constant is made that
+large, its axis gets size 1 instead: it is the same for all samples.
 Memory and time are taken from the file's allowance (`charge`) before they are spent; views take none.
 """
 
@@ -17,7 +18,7 @@ import numpy as np
 from ..reference import Array
 from .onnx_file import TYPES, File
 from .onnx_nodes import Node, constant, one_number, small_ints, unique_axes
-from .values import BATCH, Unsupported
+from .values import BATCH, OTHER_BATCH, Unsupported
 
 MOST_INPUTS = 10_000
 
@@ -132,9 +133,9 @@ def _size(file: File, node: Node, inputs: list[Any]) -> Array:
 def _sizes(value: Any, name: str) -> list[int]:
     """A target shape; the batch as 1."""
     sizes = small_ints(constant(value, name), name)
-    if BATCH in sizes[1:]:
+    if not {BATCH, OTHER_BATCH}.isdisjoint(sizes[1:]):
         raise Unsupported(f"{name}: the batch as another axis than the first")
-    return [1 if size == BATCH else size for size in sizes]
+    return [1 if size in (BATCH, OTHER_BATCH) else size for size in sizes]
 
 
 @fold("Reshape", 2)
@@ -211,7 +212,7 @@ def _range(file: File, node: Node, inputs: list[Any]) -> Array:
     start, limit, step = (one_number(value, "start, limit and delta", None) for value in inputs)
     if not step or not all(map(math.isfinite, (start, limit, step))):
         raise ValueError(f"expected finite numbers and delta other than 0, got {start}, {limit}, {step}")
-    if BATCH in (start, limit, step):
+    if not {BATCH, OTHER_BATCH}.isdisjoint((start, limit, step)):
         raise Unsupported("a constant as long as the batch")
     file.charge(8 * (1 + max(0, int((limit - start) / step))))
     return np.arange(start, limit, step).astype(inputs[0].dtype)

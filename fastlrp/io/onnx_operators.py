@@ -18,7 +18,7 @@ from ..shapes import same_padding
 from .building import Builder
 from .onnx_file import FLOATS
 from .onnx_folding import MOST_INPUTS, axes_of
-from .onnx_nodes import Node, constant, one_number
+from .onnx_nodes import Node, constant, one_number, unique_axes
 from .values import Unsupported, Value
 
 Operator = Callable[[Builder, Node, list[Any]], Any]
@@ -326,7 +326,10 @@ def _cast(b: Builder, node: Node, inputs: list[Any]) -> Any:
 
 @operator("Softmax")
 def _softmax(b: Builder, node: Node, inputs: list[Any]) -> Any:
-    node.ignore("axis")
+    rank = len(inputs[0].shape) + 1
+    axis, = unique_axes([node.int("axis", -1 if node.opset >= 13 else 1)], rank)
+    if axis == 0:
+        raise Unsupported("over the batch")
     return b.softmax(inputs[0])
 
 

@@ -66,6 +66,8 @@ class Pointwise(Values):
 
     def clip(self, x: Value, low: float = -math.inf, high: float = math.inf) -> Value:
         """min(max(x, low), high)."""
+        if low >= high or low >= NO_BOUND or high <= -NO_BOUND:
+            raise Unsupported(f"bounds {low:g} and {high:g}: the result does not depend on the input")
         bounds = [float(bound) if abs(bound) < NO_BOUND else None for bound in (low, high)]
         if bounds == [None, None]:
             return self.identity(x)
@@ -103,7 +105,7 @@ class Pointwise(Values):
         times, plus = self.numbers(times), self.numbers(plus)
         if times.size > 1 or plus.size > 1:
             if not np.isfinite(times).all() or not np.isfinite(plus).all():
-                raise ValueError("constants must be finite")
+                raise Unsupported("constants that are not finite")
             return self.map(x, L.Scale(self._constant(times, x), self._constant(plus, x)), gate=x.gate)
         self._constant(times, x), self._constant(plus, x)
         return self._scale(x, float(times.reshape(())), float(plus.reshape(())))
@@ -111,7 +113,7 @@ class Pointwise(Values):
     def _scale(self, x: Value, times: float, plus: float) -> Value:
         """By two numbers."""
         if not math.isfinite(times) or not math.isfinite(plus):
-            raise ValueError(f"constants must be finite, got {plus if math.isfinite(times) else times}")
+            raise Unsupported(f"the constant {plus if math.isfinite(times) else times}: only finite ones")
         if x.is_a("erf") or x.is_a("x erf"):
             kind, base, a, b = x.origin
             return self._gelu(Value(x.shape, origin=(kind, base, a * times, b * times + plus), node=x.node))

@@ -26,6 +26,7 @@ from ..reference import Array
 from ..shapes import check_elements
 
 BATCH = (1 << 30) + 128  # stands for the size of the batch in shapes: exact as a float32, and no other size is as large
+OTHER_BATCH = 3 * (1 << 29) + 640  # the same once more: numbers that it changes depend on the size
 
 MOST_SHOWN = 100  # characters of a name in a message
 
@@ -266,7 +267,14 @@ class Values:
         symbols = [self._output(value) for value in outputs if value is not UNKNOWN]
         if self._faults:
             raise UnsupportedError(self._listed())
-        self._name(calls := self._live(symbols))
+        calls = self._live(symbols)
+        read = {id(symbol) for call in calls for symbol in call.operands}
+        for symbol in self._inputs:
+            if id(symbol) not in read:
+                self.unsupported("no output depends on it", ("Input", symbol.name))
+        if self._faults:
+            raise UnsupportedError(self._listed())
+        self._name(calls)
         try:
             net = Network.from_graph(self._inputs, symbols, channels_first=True, init=None)
             for call in calls:

@@ -46,6 +46,7 @@ class Layer:
     layout: ClassVar[str] = "same"  # of spatial values in networks with channels first: see Graph
     merges: ClassVar[bool] = False  # whether it reads several values: x is then a tuple of arrays
     transparent: ClassVar[bool] = False  # whether outputs are the inputs themselves, at most moved
+    aliases: ClassVar[bool] = False  # whether the output takes no memory of its own
     version = 0  # of the attributes, but for parameters: programs that were recorded with others are not run
 
     def __init__(self, name: str | None = None):

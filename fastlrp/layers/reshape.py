@@ -19,6 +19,7 @@ class Reshape(Layer):
     kind = "reshape"
     role = "route"
     layout = "plain"
+    aliases = True
     transparent = True
     nonnegative = "as input"
     keeps_range = True
@@ -172,6 +173,7 @@ class Dropout(Layer):
     otherwise nothing. Source: Srivastava et al. 2014."""
 
     kind = "dropout"
+    aliases = True
     nonnegative = "as input"
     transparent = True
     keeps_range = True
@@ -198,6 +200,7 @@ class Identity(Layer):
     """Nothing: the input itself."""
 
     kind = "identity"
+    aliases = True
     nonnegative = "as input"
     transparent = True
     keeps_range = True
