@@ -11,8 +11,9 @@ Needs what requirements-peers.txt lists. For every network, with weights drawn t
   forward       largest difference of outputs from PyTorch's over the largest output, by torch and by ONNX import
   relevance     for every composite, relative L2 of an image's map:
       ours        fastlrp against zennit, both float32, median over the images
-      zennit      zennit's float32 against its float64: what rounding alone does. Where it decides between units (which
-                  gate is open, which input of a pool wins), plain gradients change by a unit's share, whoever computes
+      zennit      zennit's float32 against its float64, of the first image, or the median for gradients: what rounding
+                  alone does. Where it decides between units (which gate is open, which input of a pool wins), plain
+                  gradients change by a unit's share, whoever computes
       float64     fastlrp's float64 twin against zennit's float64, on an image of about half the size: what rounding
                   does not blur, so whether both mean the same thing
     Relevance starts as the logit of the class with the largest one (a map: of that class everywhere), for both.
@@ -32,6 +33,7 @@ passes relevance, so compat="zennit"; ExcitationBackprop, which has no rule for 
 from __future__ import annotations
 
 import argparse
+import copy
 import gc
 import json
 import logging
@@ -153,22 +155,25 @@ def forward_errors(model: Any, net: fastlrp.Network, x: torch.Tensor) -> dict[st
 
 
 class Judge:
-    """zennit's relevance of one model, in single precision and, of the first image, in double."""
+    """zennit's relevance of one model, in single and in double precision."""
 
-    def __init__(self, model: Any, x: torch.Tensor):
-        self.x, self.pairs, self.single = x, zennit_zoo.merged_pairs(model, x[:1]), zennit_zoo.registered(model)
-        self.double = zennit_zoo.registered(model).double()
+    def __init__(self, model: Any, x: torch.Tensor, double: Any):
+        self.x, self.pairs = x, zennit_zoo.merged_pairs(model, x[:1])
+        self.single, self.double = zennit_zoo.registered(model), zennit_zoo.registered(double)
         with torch.no_grad():
             self.start = torch.cat([logits_of_the_best(model(part)) for part in x.split(AT_ONCE)])
 
     def __call__(self, composite: str) -> np.ndarray:
-        parts = [zennit_zoo.explain(self.single, x, composite, start, self.pairs, BOUNDS)
-                 for x, start in zip(self.x.split(AT_ONCE), self.start.split(AT_ONCE), strict=True)]
-        return torch.cat(parts).numpy()
+        return self._explain(self.single, composite, self.x, self.start)
 
-    def exactly(self, composite: str) -> np.ndarray:
-        return zennit_zoo.explain(self.double, self.x[:1].double(), composite, self.start[:1].double(), self.pairs,
-                                  BOUNDS).numpy()
+    def exactly(self, composite: str, count: int) -> np.ndarray:
+        """Of the first images."""
+        return self._explain(self.double, composite, self.x[:count].double(), self.start[:count].double())
+
+    def _explain(self, model: Any, composite: str, x: torch.Tensor, start: torch.Tensor) -> np.ndarray:
+        parts = [zennit_zoo.explain(model, some, composite, begin, self.pairs, BOUNDS)
+                 for some, begin in zip(x.split(AT_ONCE), start.split(AT_ONCE), strict=True)]
+        return torch.cat(parts).numpy()
 
 
 def relevance_rows(net: fastlrp.Network, judge: Judge, twin: fastlrp.Network, exact: Judge,
@@ -178,9 +183,10 @@ def relevance_rows(net: fastlrp.Network, judge: Judge, twin: fastlrp.Network, ex
         bar.set_postfix_str(name)
         ours, ours64 = (own.explain(by.x.numpy(), composite=preset(name), start=by.start.numpy(),
                                     compat="zennit").relevance for own, by in ((net, judge), (twin, exact)))
-        theirs = judge(name)
-        yield Row(name, float(np.median(errors(ours, theirs))), float(errors(theirs[:1], judge.exactly(name))[0]),
-                  float(errors(ours64, exact.exactly(name))[0]))
+        theirs, count = judge(name), IMAGES if name in zennit_zoo.GRADIENTS else 1
+        rounding = errors(theirs[:count], judge.exactly(name, count))
+        yield Row(name, float(np.median(errors(ours, theirs))), float(np.median(rounding)),
+                  float(errors(ours64, exact.exactly(name, 1))[0]))
         bar.update()
 
 
@@ -226,18 +232,19 @@ def examined(name: str, quick: bool, bar: tqdm) -> Found:
     model = zennit_zoo.without_eps(zoo.trained_like(make(), size=size))
     x, one = zoo.images(IMAGES, size), zoo.images(1, twin_size)
     net = fastlrp.from_torch(model, x[:1])
-    judge = Judge(model, x)
+    double = copy.deepcopy(model).double()
+    judge = Judge(model, x, double)
     found = Found(name, size, sum(p.numel() for p in model.parameters()), forward_errors(model, net, x),
                   given_to_zennit(model, judge.pairs))
     bar.set_postfix_str("time")
     found.seconds = seconds(net, judge)
     small = fastlrp.from_torch(model, one)
-    twin, exact = small.to_numpy(), Judge(model, one)
+    twin, exact = small.to_numpy(), Judge(model, one, double)
     found.relevance = list(relevance_rows(net, judge, twin, exact, bar))
     bar.set_postfix_str("twin")
     maps = [own.explain(one.numpy(), start=exact.start.numpy()).relevance for own in (small, twin)]
     found.twin = float(errors(*maps)[0])
-    del net, judge, model, small, twin, exact
+    del net, judge, model, double, small, twin, exact
     gc.collect()
     bar.set_postfix_str("conservation")
     found.conservation = conservation(make, one)

@@ -73,8 +73,9 @@ def without_eps(model: nn.Module) -> nn.Module:
 
 
 def registered(model: nn.Module) -> nn.Module:
-    """A copy in which zennit sees sums and gates; no parameter asks for a gradient."""
-    model = copy.deepcopy(model).requires_grad_(False)
+    """A module with the same parameters, none of which asks for a gradient, in which zennit sees sums and gates."""
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    model = copy.deepcopy(model, shared).requires_grad_(False)
     for parent in list(model.modules()):
         for name, child in parent.named_children():
             if type(child) in REGISTERED:
@@ -139,7 +140,7 @@ def explain(model: nn.Module, x: Tensor, name: str, start: Tensor, pairs: list[t
 def explainer(model: nn.Module, x: Tensor, name: str, bounds: tuple[float, float]) -> Callable[[Tensor], Tensor]:
     """zennit's run of the preset `name` for the predicted class, for timing: a copy of the model, whose BatchNorm is
     merged and whose hooks are registered once. x: any input."""
-    pairs, model = merged_pairs(model, x), registered(model)
+    pairs, model = merged_pairs(model, x), registered(copy.deepcopy(model))
     chosen = composite(name, bounds)
     chosen.canonizers = [NamedMergeBatchNorm(pairs)]
     chosen.register(model)
