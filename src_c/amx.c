@@ -237,7 +237,7 @@ static void finish_block(const frame *f, int side, int64_t panel, int64_t at, in
         run = flrp_min(p->cols.count - col, at + count - first);
         for (int64_t m = 0; m < run; m++) {
             const int64_t x = p->cols.start + (col + m) * p->cols.stride;
-            offsets[m] = ((sample * p->dst_h + y) * p->dst_w + x) * p->dst_c + channel;
+            offsets[m] = ((sample * p->dst_h + y) * p->dst_w + x) * p->dst_c;
         }
         j->kernels->finish(j->epilogue, side, (int)run, n, channel, sums + (first - at) * FLRP_LIMB_OUTPUTS,
                            FLRP_LIMB_OUTPUTS, offsets);

@@ -31,7 +31,7 @@ static void run_side(const job *j, int side, int64_t sample, int64_t samples, in
             j->kernels->dense_backward(w->read, samples, p->src_c, x, w->weights + first * p->src_c, n, sums, n);
     }
     for (int64_t s = 0; s < samples; s++) {
-        const int64_t at = (sample + s) * p->dst_c + first;
+        const int64_t at = (sample + s) * p->dst_c;
         j->kernels->finish(j->epilogue, side, 1, n, first, sums + s * n, n, &at);
     }
 }

@@ -42,18 +42,20 @@ static void run_block(const job *j, int64_t group, int64_t first, int64_t last, 
     const flrp_epilogue add = {.out = j->out};
     float acc[FLRP_MAX_TILE] __attribute__((aligned(64)));
     int64_t offsets[FLRP_MAX_ROWS];
-    flrp_tile t = {.a_offsets = j->a_offsets, .b_offsets = j->b_offsets, .segments = j->segments,
+    const float *a[FLRP_MAX_ROWS];
+    flrp_tile t = {.a = a, .a_offsets = j->a_offsets, .b_offsets = j->b_offsets, .segments = j->segments,
                    .length = j->length, .a_step = j->a_step, .b_step = j->outputs};
     if (positions == 1) t.length = samples;
     else t.segments = samples * w->out_h;
-    for (int64_t m = first; m < last; m++)
-        t.a[m - first] = j->x + sample * j->block_h * j->block_w * w->channels + row_offset(j, group, m);
+    for (int64_t m = first; m < last; m++) {
+        a[m - first] = j->x + sample * j->block_h * j->block_w * w->channels + row_offset(j, group, m);
+        offsets[m - first] = m * j->outputs + group * group_out;
+    }
     for (int64_t n = 0; n < group_out; n += panel) {
         const int64_t count = flrp_min(panel, group_out - n), vectors = flrp_ceil_div(count, lanes);
         t.b = g + group * group_out + n;
         j->kernels->tile((int)(last - first), (int)vectors, &t, acc);
-        for (int64_t m = first; m < last; m++) offsets[m - first] = m * j->outputs + group * group_out + n;
-        j->kernels->finish(&add, 1, (int)(last - first), count, 0, acc, vectors * lanes, offsets);
+        j->kernels->finish(&add, 1, (int)(last - first), count, n, acc, vectors * lanes, offsets);
     }
 }
 

@@ -14,7 +14,7 @@
  * Short segments would cost more than their sums. They are given one by one, without b_offsets (NULL) where b moves
  * by b_step from one to the next, or without a_offsets (NULL) where a moves by a_step. */
 typedef struct {
-    const float *a[FLRP_MAX_ROWS];
+    const float *const *a; /* one for each row */
     const float *b;
     const int64_t *a_offsets, *b_offsets;
     int64_t segments, length, a_step, b_step;
@@ -44,7 +44,8 @@ typedef struct {
     int narrow_rows[FLRP_MAX_VECTORS];
     /* rows <= FLRP_MAX_ROWS, and rows x vectors one of the blocks above; acc: [rows][vectors * lanes] */
     void (*tile)(int rows, int vectors, const flrp_tile *t, float *acc);
-    /* Epilogue on `rows` rows of n accumulators of a side, row m going to out[offsets[m] ...], from `channel` on. */
+    /* Epilogue on `rows` rows of n accumulators of a side: channels from `channel` on of the pixels whose outputs begin
+     * at offsets[m]. */
     void (*finish)(const flrp_epilogue *e, int side, int rows, int64_t n, int64_t channel, const float *acc,
                    int64_t acc_stride, const int64_t *offsets);
     /* Copy pixels of n channels, read as `read`, dst_stride apart. */

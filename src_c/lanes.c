@@ -93,8 +93,8 @@ static void run_block(const job *j, const float *x, int columns, const range *r,
     int64_t offsets[FLRP_LANE_PLACES];
     if (r->first < r->last) sum(j, x, columns, r, &to);
     else memset(j->sums, 0, (size_t)(columns * n) * sizeof(float));
-    for (int c = 0; c < columns; c++) offsets[c] = at + c * step + r->output * width;
-    if (step == n && !e->bias) j->kernels->finish(e, side, 1, columns * n, 0, j->sums, 0, offsets);
+    for (int c = 0; c < columns; c++) offsets[c] = at + c * step;
+    if (step == n && !e->bias) j->kernels->finish(e, side, 1, columns * n, r->output * width, j->sums, 0, offsets);
     else j->kernels->finish(e, side, columns, n, r->output * width, j->sums, n, offsets);
 }
 

@@ -17,6 +17,13 @@
 
 #define SLICE_TARGET (128 * 1024)   /* bytes of what the epilogue touches */
 #define LEAST_SLICE 48              /* pixels */
+#define MOST_LISTED 256             /* blocks of pixels, about: their list stays in L1 */
+
+/* Up to 6 pixels whose row taps meet the same data: where each reads, and where its outputs begin. */
+typedef struct {
+    const float *a[FLRP_MAX_ROWS];
+    int64_t offsets[FLRP_MAX_ROWS], count, first, last; /* row taps [first, last) */
+} block;
 
 typedef struct {
     const flrp_kernels *kernels;
@@ -34,8 +41,10 @@ typedef struct {
     int flat; /* segments of one element each */
     /* tasks */
     int64_t block_samples, block_rows, sample_blocks, row_blocks, panel_blocks, panels;
-    float *scratch;
+    char *scratch;
+    int64_t slice, most_blocks; /* rows that go through all panels together, and their blocks */
     int64_t scratch_size, line_size; /* floats per thread: source rows, and a narrow product's output line */
+    int64_t thread_bytes; /* of a thread's scratch, the blocks first */
 } job;
 
 static int narrow(const flrp_product *p) { return p->form == FLRP_NARROW; }
@@ -198,7 +207,7 @@ static int64_t destination(const flrp_product *p, int64_t sample, int64_t row, i
     return ((sample * p->dst_h + y) * p->dst_w + x) * p->dst_c;
 }
 
-/* A walk over a block's pixels, columns first: where each one reads, writes, and which row taps meet data. */
+/* A walk over pixels, columns first. */
 typedef struct {
     int64_t s, r, c, first, last, offset;
     const float *a;
@@ -216,45 +225,52 @@ static void next_row(const job *j, cursor *at, const float *source, int64_t samp
     enter_row(j, at, source, sample, row);
 }
 
-/* Blocks of up to 6 pixels, running over rows and samples, times one panel of output channels. */
-static void run_panel(const job *j, const float *source, int64_t sample, int64_t samples, int64_t row, int64_t rows,
-                      int64_t group, int64_t panel, int64_t k_total) {
+/* The pixels of some rows and samples, in blocks that run over both. A block ends where other row taps meet data, so
+ * that no pixel runs its neighbour's. */
+static int64_t list_blocks(const job *j, const float *source, int64_t sample, int64_t samples, int64_t row,
+                           int64_t rows, block *blocks) {
+    const flrp_product *p = j->p;
+    const int64_t cols = p->cols.count, pixels = samples * rows * cols;
+    const int64_t read_step = p->cols.step * j->pixel, write_step = p->cols.stride * p->dst_c;
+    int64_t n = 0;
+    cursor at = {0};
+    enter_row(j, &at, source, sample, row);
+    for (int64_t done = 0; done < pixels; done += blocks[n++].count) {
+        const int64_t left = flrp_ceil_div(pixels - done, FLRP_MAX_ROWS);
+        const int64_t size = flrp_ceil_div(pixels - done, left); /* even blocks: 7 pixels are 4 + 3 */
+        if (at.c == cols) next_row(j, &at, source, sample, row, rows);
+        block *b = &blocks[n];
+        b->first = at.first, b->last = at.last;
+        for (b->count = 0; b->count < size; b->count++, at.c++, at.a += read_step, at.offset += write_step) {
+            if (at.c == cols) next_row(j, &at, source, sample, row, rows);
+            if (at.first != b->first || at.last != b->last) break;
+            b->a[b->count] = at.a;
+            b->offsets[b->count] = at.offset;
+        }
+    }
+    return n;
+}
+
+/* Blocks of pixels times one panel of output channels. */
+static void run_panel(const job *j, const block *blocks, int64_t count, int64_t group, int64_t panel, int64_t k_total) {
     const flrp_product *p = j->p;
     const flrp_kernels *kernels = j->kernels;
-    const int64_t cols = p->cols.count, pixels = samples * rows * cols, group_out = p->dst_c / p->groups;
-    const int64_t width = (int64_t)kernels->lanes * kernels->panel_vectors;
+    const int64_t group_out = p->dst_c / p->groups, width = (int64_t)kernels->lanes * kernels->panel_vectors;
     const int64_t n = flrp_min(width, group_out - panel * width), vectors = flrp_ceil_div(n, kernels->lanes);
     const int64_t channel = group * group_out + panel * width;
-    const int64_t read_step = p->cols.step * j->pixel, write_step = p->cols.stride * p->dst_c;
     const float *weights = p->weights + (group * j->panels + panel) * k_total * width;
     float acc[FLRP_MAX_TILE] __attribute__((aligned(64)));
-    int64_t offsets[FLRP_MAX_ROWS];
     flrp_tile t = {.length = j->length, .a_step = 1, .b_step = width};
-    cursor at = {0};
-    source += group * (p->src_c / p->groups);
-    enter_row(j, &at, source, sample, row);
-    for (int64_t done = 0; done < pixels;) {
-        const int64_t blocks = flrp_ceil_div(pixels - done, FLRP_MAX_ROWS);
-        const int64_t size = flrp_ceil_div(pixels - done, blocks); /* even blocks: 7 pixels are 4 + 3 */
-        if (at.c == cols) next_row(j, &at, source, sample, row, rows);
-        const int64_t first = at.first, last = at.last;
-        int64_t count = 0; /* a block ends where other row taps meet data, so that no pixel runs its neighbour's */
-        for (; count < size; count++, at.a += read_step, at.offset += write_step) {
-            if (at.c == cols) next_row(j, &at, source, sample, row, rows);
-            if (at.first != first || at.last != last) break;
-            at.c++;
-            t.a[count] = at.a;
-            offsets[count] = at.offset + channel;
-        }
-        set_segments(j, &t, first, last);
+    for (const block *b = blocks; b < blocks + count; b++) {
+        set_segments(j, &t, b->first, b->last);
+        t.a = b->a;
         for (int side = 0; side < p->sides; side++) {
             t.b = weights + side * p->groups * j->panels * k_total * width;
-            if (j->flat) t.b += first * j->row_segments * width;
-            for (int64_t m = 0; m < count; m++) flrp_prefetch_ends(j->epilogue, side, offsets[m], n);
-            kernels->tile((int)count, (int)vectors, &t, acc);
-            kernels->finish(j->epilogue, side, (int)count, n, channel, acc, vectors * kernels->lanes, offsets);
+            if (j->flat) t.b += b->first * j->row_segments * width;
+            for (int64_t m = 0; m < b->count; m++) flrp_prefetch_ends(j->epilogue, side, b->offsets[m] + channel, n);
+            kernels->tile((int)b->count, (int)vectors, &t, acc);
+            kernels->finish(j->epilogue, side, (int)b->count, n, channel, acc, vectors * kernels->lanes, b->offsets);
         }
-        done += count;
     }
 }
 
@@ -263,9 +279,10 @@ static void narrow_tiles(const job *j, const float *source, int64_t row, float *
     const flrp_product *p = j->p;
     const flrp_kernels *kernels = j->kernels;
     const int64_t cols = p->cols.count, all = p->sides * p->dst_c;
+    const float *a[FLRP_MAX_ROWS];
     float acc[FLRP_MAX_TILE] __attribute__((aligned(64)));
     int64_t first, last;
-    flrp_tile t = {.length = j->length, .a_step = all, .b_step = j->plane};
+    flrp_tile t = {.a = a, .length = j->length, .a_step = all, .b_step = j->plane};
     flrp_meeting_taps(&p->rows, row, p->src_h, &first, &last);
     set_segments(j, &t, first, last);
     for (int64_t c = 0; c < cols; c += kernels->narrow_vectors * kernels->lanes)
@@ -274,7 +291,7 @@ static void narrow_tiles(const job *j, const float *source, int64_t row, float *
             const int64_t lanes = vectors * kernels->lanes, most = kernels->narrow_rows[vectors - 1];
             size = flrp_ceil_div(all - o, flrp_ceil_div(all - o, most));
             for (int64_t m = 0; m < size; m++)
-                t.a[m] = p->weights + o + m + (j->flat ? first * j->row_segments * all : 0);
+                a[m] = p->weights + o + m + (j->flat ? first * j->row_segments * all : 0);
             t.b = source + c;
             kernels->tile((int)size, (int)vectors, &t, acc);
             for (int64_t m = 0; m < size; m++)
@@ -325,21 +342,26 @@ static void run_narrow(const job *j, const float *source, int64_t sample, int64_
 }
 
 /* Rows whose ends, all channels of them, stay in L2 from one panel to the next; but weights are read once for each. */
-static int64_t slice_of(const job *j) {
+static void plan_slices(job *j) {
     const flrp_epilogue *e = j->epilogue;
-    const int64_t arrays = 1 + (e->factors[0].data != 0) + (e->ratio.relevance != 0);
-    const int64_t per_row = arrays * j->p->cols.count * j->p->dst_c * (int64_t)sizeof(float);
-    return flrp_max(flrp_ceil_div(LEAST_SLICE, j->p->cols.count), SLICE_TARGET / per_row);
+    const int64_t arrays = 1 + (e->factors[0].data != 0) + (e->ratio.relevance != 0), cols = j->p->cols.count;
+    const int64_t per_row = arrays * cols * j->p->dst_c * (int64_t)sizeof(float);
+    const int64_t row_blocks = flrp_ceil_div(cols, FLRP_MAX_ROWS) + 1; /* at most: one may be cut at its end */
+    const int64_t fit = flrp_min(SLICE_TARGET / per_row, MOST_LISTED / row_blocks);
+    j->slice = flrp_min(j->block_rows, flrp_max(flrp_ceil_div(LEAST_SLICE, cols), fit));
+    if (j->block_samples > 1) j->slice = j->block_rows;
+    j->most_blocks = narrow(j->p) ? 0 : j->block_samples * j->slice * row_blocks;
 }
 
 static void run_task(void *context, int64_t task, int thread) {
     const job *j = context;
     const flrp_product *p = j->p;
-    const int64_t block = task / j->panel_blocks, piece = task % j->panel_blocks;
-    const int64_t sample = block / j->row_blocks * j->block_samples, row = block % j->row_blocks * j->block_rows;
+    const int64_t part = task / j->panel_blocks, piece = task % j->panel_blocks;
+    const int64_t sample = part / j->row_blocks * j->block_samples, row = part % j->row_blocks * j->block_rows;
     const int64_t samples = flrp_min(j->block_samples, j->samples - sample);
     const int64_t rows = flrp_min(j->block_rows, p->rows.count - row);
-    float *scratch = j->scratch + thread * (j->scratch_size + j->line_size);
+    block *blocks = (block *)(j->scratch + thread * j->thread_bytes);
+    float *scratch = (float *)(blocks + j->most_blocks);
     const float *source = scratch;
     if (j->copies) copy_source(j, sample, samples, row, rows, scratch);
     else
@@ -351,12 +373,12 @@ static void run_task(void *context, int64_t task, int thread) {
     }
     const int64_t k_total = p->rows.taps * j->row_segments * j->length;
     const int64_t begin = j->panels * piece / j->panel_blocks, end = j->panels * (piece + 1) / j->panel_blocks;
-    const int64_t slice = samples > 1 ? rows : flrp_min(rows, slice_of(j));
-    for (int64_t r = 0; r < rows; r += slice)
-        for (int64_t group = 0; group < p->groups; group++)
-            for (int64_t panel = begin; panel < end; panel++)
-                run_panel(j, source + r * p->rows.step * j->line, sample, samples, row + r, flrp_min(slice, rows - r),
-                          group, panel, k_total);
+    for (int64_t r = 0; r < rows; r += j->slice)
+        for (int64_t group = 0; group < p->groups; group++) {
+            const float *from = source + r * p->rows.step * j->line + group * (p->src_c / p->groups);
+            const int64_t count = list_blocks(j, from, sample, samples, row + r, flrp_min(j->slice, rows - r), blocks);
+            for (int64_t panel = begin; panel < end; panel++) run_panel(j, blocks, count, group, panel, k_total);
+        }
 }
 
 int flrp_product_run(int isa, int threads, const flrp_product *p, int64_t samples, const flrp_operand *operands,
@@ -379,13 +401,13 @@ int flrp_product_run(int isa, int threads, const flrp_product *p, int64_t sample
     plan_tasks(&j, threads);
     plan_strides(&j);
     if (plan_segments(&j)) return FLRP_NO_MEMORY;
-    const int64_t per_thread = j.scratch_size + j.line_size;
-    if (per_thread) {
-        j.scratch = malloc((size_t)(threads * per_thread) * sizeof(float));
-        if (!j.scratch) {
-            free(j.a_offsets);
-            return FLRP_NO_MEMORY;
-        }
+    plan_slices(&j);
+    const int64_t floats = (j.scratch_size + j.line_size) * (int64_t)sizeof(float);
+    j.thread_bytes = flrp_ceil_div(floats + j.most_blocks * (int64_t)sizeof(block), FLRP_CACHE_LINE) * FLRP_CACHE_LINE;
+    j.scratch = malloc((size_t)(threads * j.thread_bytes));
+    if (!j.scratch) {
+        free(j.a_offsets);
+        return FLRP_NO_MEMORY;
     }
     flrp_parallel(threads, j.sample_blocks * j.row_blocks * j.panel_blocks, work, run_task, &j);
     free(j.scratch);

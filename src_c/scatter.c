@@ -36,17 +36,20 @@ static void add_pixels(const job *j, const float *source, int64_t first, int64_t
     const flrp_epilogue add = {.out = line};
     float acc[FLRP_MAX_TILE] __attribute__((aligned(64)));
     int64_t offsets[FLRP_MAX_ROWS];
-    flrp_tile t = {.a_offsets = j->offsets + first, .b_offsets = j->offsets + p->rows.taps + first,
+    const float *a[FLRP_MAX_ROWS];
+    flrp_tile t = {.a = a, .a_offsets = j->offsets + first, .b_offsets = j->offsets + p->rows.taps + first,
                    .segments = last - first, .length = j->k, .a_step = 1, .b_step = width};
     for (int64_t left = cols; left > 0;) {
         const int64_t size = flrp_ceil_div(left, flrp_ceil_div(left, FLRP_MAX_ROWS));
-        for (int64_t m = 0; m < size; m++) t.a[m] = source + (left - 1 - m) * j->k;
+        for (int64_t m = 0; m < size; m++) {
+            a[m] = source + (left - 1 - m) * j->k;
+            offsets[m] = (left - 1 - m) * step;
+        }
         t.b = weights;
         for (int64_t n = 0; n < j->run; n += width, t.b += p->rows.taps * j->k * width) {
             const int64_t count = flrp_min(width, j->run - n), vectors = flrp_ceil_div(count, lanes);
-            for (int64_t m = 0; m < size; m++) offsets[m] = (left - 1 - m) * step + n;
             j->kernels->tile((int)size, (int)vectors, &t, acc);
-            j->kernels->finish(&add, 1, (int)size, count, 0, acc, vectors * lanes, offsets);
+            j->kernels->finish(&add, 1, (int)size, count, n, acc, vectors * lanes, offsets);
         }
         left -= size;
     }

@@ -37,12 +37,13 @@ static void copy_tiles(const job *j, int64_t sample, int64_t row, int64_t rows, 
 static void multiply(const job *j, const float *planes, int64_t tiles, const float *weights, int vectors, float *out) {
     const int64_t width = (int64_t)j->kernels->lanes * j->kernels->panel_vectors, plane = tiles * j->k;
     const int64_t zero = 0;
-    flrp_tile t = {.a_offsets = &zero, .b_offsets = &zero, .segments = 1, .length = j->k, .a_step = 1, .b_step = width};
+    const float *a[FLRP_MAX_ROWS];
+    flrp_tile t = {.a = a, .a_offsets = &zero, .b_offsets = &zero, .segments = 1, .length = j->k, .a_step = 1, .b_step = width};
     for (int f = 0; f < 16; f++)
         for (int64_t done = 0; done < tiles;) {
             const int64_t blocks = flrp_ceil_div(tiles - done, FLRP_MAX_ROWS);
             const int64_t size = flrp_ceil_div(tiles - done, blocks);
-            for (int64_t m = 0; m < size; m++) t.a[m] = planes + f * plane + (done + m) * j->k;
+            for (int64_t m = 0; m < size; m++) a[m] = planes + f * plane + (done + m) * j->k;
             t.b = weights + f * j->k * width;
             j->kernels->tile((int)size, vectors, &t, out + (f * tiles + done) * vectors * j->kernels->lanes);
             done += size;
@@ -74,7 +75,7 @@ static void write_tiles(const job *j, int64_t sample, int64_t row, int64_t rows,
         if (i + TILES_AHEAD < tiles) prefetch_tile(j, side, pixel_of(j, sample, row, i + TILES_AHEAD), channel, n);
         j->kernels->winograd_output(vectors, products + i * stride, tiles * stride, j->epilogue->sign, pixels);
         for (int64_t r = 0; r < flrp_min(2, p->dst_h - y); r++) {
-            const int64_t at = (pixel_of(j, sample, row, i) + r * p->dst_w) * p->dst_c + channel;
+            const int64_t at = (pixel_of(j, sample, row, i) + r * p->dst_w) * p->dst_c;
             const int64_t offsets[2] = {at, at + p->dst_c};
             j->kernels->finish(j->epilogue, side, cols, n, channel, pixels + 2 * r * stride, stride, offsets);
         }

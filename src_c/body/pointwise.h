@@ -41,14 +41,15 @@ FLRP_INLINE void finish_with(const int bias, const int ratio, const int factor, 
                              int64_t n, int64_t channel, const float *acc, int64_t acc_stride, const int64_t *offsets) {
     const flrp_operand *f = &e->factors[side];
     for (int m = 0; m < rows; m++, acc += acc_stride) {
-        const float *bounds = f->bound ? f->bound + offsets[m] % e->factor_period : 0; /* rows end with their sample */
+        const int64_t at = offsets[m] + channel;
+        const float *bounds = f->bound ? f->bound + at % e->factor_period : 0; /* rows end with their sample */
         /* Where the next row follows at once, whole vectors may spill into it: it is written afterwards. */
         const int64_t spill = !side && m + 1 < rows && offsets[m + 1] == offsets[m] + n && n >= VW ? VW : 0;
         int64_t j = 0;
         for (; j + VW <= n; j += VW)
-            finish_some(bias, ratio, factor, e, side, acc + j, channel + j, offsets[m] + j, bounds + (bounds ? j : 0), VW, 0);
+            finish_some(bias, ratio, factor, e, side, acc + j, channel + j, at + j, bounds + (bounds ? j : 0), VW, 0);
         if (j < n)
-            finish_some(bias, ratio, factor, e, side, acc + j, channel + j, offsets[m] + j, bounds + (bounds ? j : 0), n - j,
+            finish_some(bias, ratio, factor, e, side, acc + j, channel + j, at + j, bounds + (bounds ? j : 0), n - j,
                         spill);
     }
 }
