@@ -12,7 +12,7 @@ cdef extern from "fastlrp.h" nogil:
         FLRP_MISH
         FLRP_ISA_COUNT
         FLRP_WIDE, FLRP_NARROW, FLRP_SCATTER, FLRP_WINOGRAD, FLRP_DEPTHWISE, FLRP_DENSE, FLRP_DENSE_BACK, FLRP_LIMBS
-        FLRP_LANES
+        FLRP_LISTS, FLRP_LANES
     ctypedef struct flrp_operand:
         const float *data
         const float *bound
@@ -104,6 +104,9 @@ cdef extern from "fastlrp.h" nogil:
         int64_t from_offset, to_offset
     ctypedef struct flrp_slot:
         int64_t size, offset
+        int in_scratch
+    ctypedef struct flrp_stretch:
+        int64_t first, count, pixels, floats
     ctypedef struct flrp_source:
         int slot, read
         const float *bound
@@ -123,7 +126,8 @@ cdef extern from "fastlrp.h" nogil:
     ctypedef struct flrp_program:
         const flrp_step *steps
         const flrp_slot *slots
-        int64_t count, arena
+        const flrp_stretch *stretches
+        int64_t count, stretch_count, arena
         double work
         int64_t width
         const flrp_program *lanes

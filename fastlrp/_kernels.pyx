@@ -197,6 +197,17 @@ cdef class Product:
     def __dealloc__(self):
         free(self.sweeps)
 
+    @property
+    def is_pixelwise(self):
+        """Whether every pixel is made of the same pixel alone, so that any run of pixels can be computed by itself."""
+        cdef flrp_product *p = self.sweeps
+        return (self.count == 1 and p.form in (FLRP_WIDE, FLRP_LISTS)
+                and self.is_identity(&p.rows, p.src_h, p.dst_h) and self.is_identity(&p.cols, p.src_w, p.dst_w))
+
+    cdef bint is_identity(self, flrp_axis *a, int64_t source, int64_t destination):
+        return a.taps == 1 and a.offsets[0] == a.start == 0 and a.step == a.stride == 1 and (
+            a.count == source == destination)
+
     cdef int fill_axis(self, flrp_axis *a, axis) except -1:
         offsets = np.array(axis.offsets, np.int64)
         self.keep.append(offsets)
@@ -236,6 +247,8 @@ cdef class Product:
         elif not direct and packing.prefers_winograd(sweep, p.groups, p.parts * p.src_c, p.dst_c):
             p.form = FLRP_WINOGRAD
             packed = packing.winograd(weight, sweep, width)
+        elif packing.prefers_lists(sweep, (p.src_h, p.src_w), p.groups, weight):
+            return self.fill_lists(p, packing.lists(weight, sweep, flrp_lanes(self.isa)))
         elif packing.prefers_narrow(sweep, p.groups, p.dst_c, flrp_lanes(self.isa)):
             p.form = FLRP_NARROW
             packed = packing.narrow(weight, sweep)
@@ -247,6 +260,14 @@ cdef class Product:
             p.bf16 = <const uint16_t *>cnp.PyArray_DATA(<cnp.ndarray>packed)
         else:
             p.weights = <const float *>cnp.PyArray_DATA(<cnp.ndarray>packed)
+        return 0
+
+    cdef int fill_lists(self, flrp_product *p, lists) except -1:
+        cdef flrp_lane_product *l = &p.lanes
+        self.packed.append(lists)
+        p.form, l.width, l.length, l.passes = FLRP_LISTS, lists.width, lists.length, lists.passes
+        l.terms = <const flrp_term *>cnp.PyArray_DATA(<cnp.ndarray>lists.terms)
+        l.starts = <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>lists.starts)
         return 0
 
     def refer(self, weights, bint back):
@@ -347,7 +368,7 @@ cdef class Product:
 
 
 MOST_WEIGHTS = 1 << 19  # of a product for samples side by side: more would not stay in the cache from block to block
-FORMS_WITH_TWINS = {FLRP_WIDE: "wide", FLRP_NARROW: "narrow", FLRP_SCATTER: "scatter", FLRP_DENSE: "dense"}
+FORMS_WITH_TWINS = {FLRP_WIDE: "wide", FLRP_LISTS: "lists", FLRP_NARROW: "narrow", FLRP_SCATTER: "scatter", FLRP_DENSE: "dense"}
 
 
 cdef double product_work(Product product):
@@ -381,24 +402,34 @@ cdef class Program:
     cdef flrp_slot *slots
     cdef flrp_window *windows
     cdef flrp_copy *copies
+    cdef flrp_stretch *stretches
     cdef int isa
     cdef list keep, products
     cdef readonly Program twin  # for samples side by side
 
-    def __cinit__(self, steps, sizes, offsets, int64_t arena, int64_t width=1):
+    def __cinit__(self, steps, sizes, layout, int64_t width=1):
         cdef Py_ssize_t i
+        cdef flrp_stretch *stretch
         self.isa, self.keep, self.products = isa, [], []
         self.steps = <flrp_step *>calloc(len(steps) + 1, sizeof(flrp_step))
         self.windows = <flrp_window *>calloc(len(steps) + 1, sizeof(flrp_window))
         self.copies = <flrp_copy *>calloc(len(steps) + 1, sizeof(flrp_copy))
         self.slots = <flrp_slot *>calloc(len(sizes) + 1, sizeof(flrp_slot))
-        if self.steps == NULL or self.windows == NULL or self.copies == NULL or self.slots == NULL:
+        self.stretches = <flrp_stretch *>calloc(len(layout.stretches) + 1, sizeof(flrp_stretch))
+        if NULL in (self.steps, self.windows, self.copies, self.slots, self.stretches):
             raise MemoryError
         for i in range(len(sizes)):
-            self.slots[i].size, self.slots[i].offset = sizes[i], offsets[i]
+            self.slots[i].size, self.slots[i].offset = sizes[i], layout.offsets[i]
+        for i, found in enumerate(layout.stretches):
+            stretch = &self.stretches[i]
+            stretch.first, stretch.count = found.first, found.count
+            stretch.pixels, stretch.floats = found.pixels, found.floats
+            for slot in found.own:
+                self.slots[slot].in_scratch = 1
         for i in range(len(steps)):
             self.fill_step(&self.steps[i], &self.windows[i], &self.copies[i], steps[i])
-        self.p.steps, self.p.slots, self.p.count, self.p.arena = self.steps, self.slots, len(steps), arena
+        self.p.steps, self.p.slots, self.p.count, self.p.arena = self.steps, self.slots, len(steps), layout.arena
+        self.p.stretches, self.p.stretch_count = self.stretches, len(layout.stretches)
         self.p.width = width
 
     def set_twin(self, Program twin):
@@ -413,6 +444,7 @@ cdef class Program:
         free(self.windows)
         free(self.copies)
         free(self.slots)
+        free(self.stretches)
 
     cdef int fill_source(self, flrp_source *s, source) except -1:
         s.slot = -1

@@ -127,6 +127,8 @@ def weights_of(form: str, packed: Any, sweep: Sweep, channels: int, outputs: int
     if form == "dense":
         sides = [np.concatenate([READERS[read](array) for array, read in side]) for side in packed]
         return np.stack(sides)[:, None, None]
+    if form == "lists":
+        return _weights_of_lists(packed, channels, outputs)
     if form == "narrow":
         return np.moveaxis(packed.reshape(rows, cols * channels, packed.shape[4], outputs), 2, 0)[:, None]
     if form == "scatter":
@@ -212,6 +214,60 @@ def _terms(weight: Array, at: Array, passes: int, block: int) -> tuple[Array, Ar
                 terms.append(some)
                 count += len(some)
     return np.concatenate(terms), np.ascontiguousarray(np.concatenate(starts), dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Lists:
+    """A product's weights that are not 0, as flrp_lane_product has them for LISTS: passes of `length`."""
+
+    width: int
+    length: int
+    passes: int
+    terms: Array
+    starts: Array
+
+
+PASS_BYTES = 28 << 10  # of the pixels' channels in one pass: they stay in L1
+LEAST_LISTED = 24  # channels on either side, and pixels: below, what is around the sums costs more than they save
+MOST_LISTED = 0.6  # of the weights
+
+
+def prefers_lists(sweep: Sweep, source: tuple[int, int], groups: int, weight: Array) -> bool:
+    """Whether so many weights of a product with one tap are 0 that leaving them out saves time."""
+    for axis, size in zip((sweep.rows, sweep.cols), source, strict=True):
+        if len(axis.offsets) != 1 or axis.offsets[0] < 0 or (axis.count - 1) * axis.step + axis.offsets[0] >= size:
+            return False
+    parts, channels, outputs = weight.shape[3:]
+    if groups > 1 or min(parts * channels, outputs, sweep.rows.count * sweep.cols.count) < LEAST_LISTED:
+        return False
+    taken = weight[:, _taps(sweep.rows.kernel), _taps(sweep.cols.kernel)]
+    return bool(np.count_nonzero(taken) < MOST_LISTED * taken.size)
+
+
+def lists(weight: Array, sweep: Sweep, vector: int) -> Lists:
+    """[side][pass][output] lists over k, for pixels in PLACES vectors of so many lanes."""
+    taken = weight[:, _taps(sweep.rows.kernel), _taps(sweep.cols.kernel)]
+    sides, _, _, parts, channels, outputs = taken.shape
+    k, width = parts * channels, PLACES * vector
+    length = min(k, PASS_BYTES // (4 * width))
+    passes = -(-k // length)
+    padded = np.zeros((sides, outputs, passes * length), np.float32)
+    padded[..., :k] = taken.reshape(sides, k, outputs).swapaxes(1, 2)
+    ordered = padded.reshape(sides, outputs, passes, length).swapaxes(1, 2)
+    found = ordered != 0
+    terms = np.empty(np.count_nonzero(found), TERM)
+    terms["weight"] = ordered[found]
+    terms["offset"] = np.broadcast_to(np.arange(length) * width, ordered.shape)[found]
+    starts = np.append(0, np.cumsum(found.sum(axis=3))).astype(np.int64)
+    return Lists(width, length, passes, terms, starts)
+
+
+def _weights_of_lists(packed: Lists, channels: int, outputs: int) -> Array:
+    counts = np.diff(packed.starts)
+    weight = np.zeros((len(counts) // outputs, packed.length, outputs), np.float32)  # (side and pass, k, output)
+    a_set, output = divmod(np.repeat(np.arange(len(counts)), counts), outputs)
+    weight[a_set, packed.terms["offset"] // packed.width, output] = packed.terms["weight"]
+    return weight.reshape(-1, 1, 1, packed.passes * packed.length, outputs)[..., :channels, :]
 
 
 def split(x: Array) -> tuple[Array, Array]:

@@ -10,69 +10,17 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from . import _kernels
+from .arena import lay_out
 from .ops import NATIVE, Native
 from .reference import Array, Part, shifted
 from .shapes import Padding, Window
-
-ALIGN = 16  # floats: every slot starts on a cache line
-
-
-class NotRecorded(Exception):
-    """A layer computes with arrays itself, not in a backend's verbs: such a run cannot be recorded."""
-
-
-@dataclass(frozen=True, eq=False)
-class Slot(np.lib.mixins.NDArrayOperatorsMixin):
-    """One value of a batch that is not there yet: where it will be, and the shape of one sample. It has nothing else of
-    an array, not even a shape, so that no one takes it for one."""
-
-    index: int
-    sample_shape: tuple[int, ...]
-
-    def _refuse(self, *arguments: Any, **more: Any) -> Any:
-        raise NotRecorded
-
-    __array_ufunc__ = __array_function__ = __array__ = __getattr__ = _refuse
-    __len__ = __iter__ = __getitem__ = __bool__ = __float__ = _refuse
-
-
-Source = tuple[Slot, str, Any]  # as reference.Operand: (value, read, bound)
-
-
-@dataclass(frozen=True, eq=False)
-class Step:
-    """One call of a kernel. `fastlrp.h` says what each takes."""
-
-    op: str
-    out: tuple[Slot, ...]
-    sources: tuple[Source | None, ...]
-    factors: tuple[Source, ...] = ()
-    ratio: tuple[Slot, float, float, bool] | None = None
-    constants: tuple[Array | None, ...] = ()
-    channels: int = 1
-    product: Any = None
-    window: Window | None = None
-    copy: Copy | None = None
-    kind: int = 0
-    sign: int = 0
-    parameter: float = 0.0
-
-    def reads(self) -> Iterable[Slot]:
-        for source in (*self.sources, *self.factors):
-            if source is not None:
-                yield source[0]
-        if self.ratio is not None:
-            yield self.ratio[0]
-
-
-# Each output element depends on the input elements in the same place alone: the output may take their memory.
-ELEMENTWISE = {"ratio", "gamma", "activation", "activation_backward", "affine", "combine"}
+from .steps import Copy, NotRecorded, Slot, Source, Step
 
 
 class Recorder:
@@ -220,15 +168,6 @@ class Recorder:
         return out
 
 
-@dataclass(frozen=True)
-class Copy:
-    """Which elements of a sample go where: (size, step in the source, step in the destination) of each axis."""
-
-    axes: list[tuple[int, int, int]]
-    from_offset: int
-    to_offset: int
-
-
 COPY_AXES = 6  # of the kernel
 
 
@@ -273,7 +212,7 @@ class _Twin:
         for t, step in enumerate(steps):
             self.steps.append(self._widened(step))
             self.steps += [self._turn(own, i, 1) for i, own in self.own.items() if last.get(i) == t]
-        self.offsets, self.arena = _share_memory(self.steps, self.sizes, external)
+        self.layout = lay_out(self.steps, self.sizes, external)
 
     def compiled(self) -> _kernels.Program | None:
         """None where a product has no such form, or is gone: then so is the program."""
@@ -284,7 +223,7 @@ class _Twin:
                 if product is None:
                     return None
                 self.steps[i] = replace(step, product=product)
-        return _kernels.Program(self.steps, self.sizes, self.offsets, self.arena, self.width)
+        return _kernels.Program(self.steps, self.sizes, self.layout, self.width)
 
     def _turn(self, source: int, target: int, back: int) -> Step:
         shape = (self.sizes[source],)
@@ -326,11 +265,11 @@ class Program:
         self._outputs = list(outputs)
         needed = _needed(recorder.steps, outputs.values())
         external = {slot.index for slot in self._slots.values()}
-        offsets, arena = _share_memory(needed, recorder.sizes, external)
-        self._compiled = _kernels.Program(needed, recorder.sizes, offsets, arena)
+        layout = lay_out(needed, recorder.sizes, external, stretch=True)
+        self._compiled = _kernels.Program(needed, recorder.sizes, layout)
         weak = [step if step.product is None else replace(step, product=weakref.ref(step.product)) for step in needed]
         self._lanes, self._isa = _kernels.lanes(), _kernels.get_isa()
-        fits = 4 * arena * self._lanes <= MOST_BYTES_SIDE_BY_SIDE
+        fits = 4 * layout.arena * self._lanes <= MOST_BYTES_SIDE_BY_SIDE
         self._twin_of: Any = (weak, recorder.sizes, external) if fits else None
 
     def _add_twin(self) -> None:
@@ -343,7 +282,7 @@ class Program:
                 twin = _Twin(steps, sizes, external, self._lanes * vectors)
             except NotRecorded:
                 return
-            if 4 * twin.arena <= MOST_BYTES_SIDE_BY_SIDE:
+            if 4 * twin.layout.arena <= MOST_BYTES_SIDE_BY_SIDE:
                 compiled = twin.compiled()
                 if compiled is not None:
                     self._compiled.set_twin(compiled)
@@ -375,36 +314,3 @@ def _needed(steps: Sequence[Step], outputs: Iterable[Slot]) -> list[Step]:
             wanted.update(slot.index for slot in step.reads())
             kept.append(step)
     return kept[::-1]
-
-
-def _share_memory(steps: Sequence[Step], sizes: Sequence[int], external: set[int]) -> tuple[list[int], int]:
-    """An offset for every slot (−1: external or unused) and the size of the arena, in floats of one sample."""
-    last = {slot.index: t for t, step in enumerate(steps) for slot in (*step.out, *step.reads())}
-    offsets, arena = [-1] * len(sizes), 0
-    live: dict[int, tuple[int, int]] = {}  # slot: offset, size
-    for t, step in enumerate(steps):
-        ending = {slot.index for slot in step.reads() if last[slot.index] == t and slot.index in live}
-        for slot in step.out:
-            if slot.index in external or slot.index in live:  # what several steps fill together
-                continue
-            size = -(-sizes[slot.index] // ALIGN) * ALIGN
-            heir = next((i for i in ending if step.op in ELEMENTWISE and live[i][1] == size), None)
-            if heir is None:
-                offset = _first_gap(live.values(), size)
-            else:
-                offset, _ = live.pop(heir)
-                ending.remove(heir)
-            live[slot.index], offsets[slot.index] = (offset, size), offset
-            arena = max(arena, offset + size)
-        for index in [i for i in live if last[i] == t]:
-            del live[index]
-    return offsets, arena
-
-
-def _first_gap(taken: Iterable[tuple[int, int]], size: int) -> int:
-    at = 0
-    for offset, length in sorted(taken):
-        if offset - at >= size:
-            break
-        at = max(at, offset + length)
-    return at

@@ -60,11 +60,13 @@ typedef struct {
  * DENSE, DENSE_BACK: one pixel to one pixel, over weights that are not packed (dense.c).
  * LIMBS: every number is a sum of bf16 limbs (amx.c); one group; weights in `bf16`, those past the channels 0:
  * [side][panel of 32][part][chunk of 32 channels][row tap][column tap][limb][16 outputs][pair][output][2].
+ * LISTS: one tap, weights of which many are 0 (lists.c): lanes are pixels; `lanes` has a list for [side][pass][output],
+ * one segment each, of terms whose offset is k within the pass times `width`; passes of `length`.
  * LANES: lanes are samples (lanes.c): one sample here is `lanes.width` of them side by side, every value of theirs one
  * run; weights [side][column tap, for scattered sums][row tap][k][output]. */
 enum {
     FLRP_WIDE, FLRP_NARROW, FLRP_SCATTER, FLRP_WINOGRAD, FLRP_DEPTHWISE, FLRP_DENSE, FLRP_DENSE_BACK, FLRP_LIMBS,
-    FLRP_LANES
+    FLRP_LISTS, FLRP_LANES
 };
 
 /* One array of weights (inputs, outputs) as it is read: x, max(x, 0) or min(x, 0). */
@@ -79,15 +81,16 @@ typedef struct {
     float weight;
 } flrp_term;
 
-/* What LANES has beside the weights. */
+/* What LANES has beside the weights, and LISTS in their place. */
 typedef struct {
-    int64_t width;         /* samples side by side */
+    int64_t width;         /* samples side by side; LISTS: floats from one channel's pixels to the next's */
     int form;              /* SCATTER, or another: whose order the sums have */
     int64_t line, first;   /* pixels of a source line as it is read; the first (negative: in the padding) */
     const int64_t *offsets; /* where the runs of a row tap's terms begin: [row tap][segment] */
     int64_t segments, length;
     const flrp_term *terms; /* NULL: no lists */
     const int64_t *starts;  /* in each list: [set][block of outputs][pass][output in it][row tap, and the end] */
+                            /* LISTS: as above, and the end */
     int64_t passes, block;  /* passes: over the length, more than 1 only where it is one segment of one row tap */
 } flrp_lane_product;
 
@@ -189,6 +192,7 @@ int flrp_is_nonnegative(int64_t size, const float *x); /* false where any value 
  * over (offset < 0) or in the arena, where slots that are not needed at the same time share their place. */
 typedef struct {
     int64_t size, offset; /* floats of one sample; of the arena, for one sample */
+    int in_scratch;       /* of the stretch that alone uses it: offset is in floats of one pixel */
 } flrp_slot;
 
 /* in and out are slots (-1: absent), as each kernel above takes them:
@@ -224,10 +228,19 @@ typedef struct {
     const flrp_copy *copy;
 } flrp_step;
 
+/* Steps that make each pixel of their outputs from the same pixel of their inputs alone, all of them on the same grid:
+ * blocks of pixels go through all of them, so that what lies between stays in L2. */
+typedef struct {
+    int64_t first, count; /* steps */
+    int64_t pixels, floats; /* of a sample; of scratch for one pixel */
+} flrp_stretch;
+
 typedef struct flrp_program {
     const flrp_step *steps;
     const flrp_slot *slots;
-    int64_t count, arena; /* arena: floats for one sample */
+    const flrp_stretch *stretches; /* in the order of their steps */
+    int64_t count, stretch_count;
+    int64_t arena;        /* floats for one sample */
     double work;          /* multiply-adds for one sample */
     int64_t width;        /* samples that lie side by side and are one to these steps; 1: none */
     const struct flrp_program *lanes; /* the same run for samples side by side, with the same bits; NULL: none */

@@ -130,6 +130,8 @@ int flrp_depthwise_run(int isa, int threads, const flrp_product *p, int64_t samp
                        const flrp_epilogue *epilogue);
 int flrp_dense_run(int isa, int threads, const flrp_product *p, int64_t samples, const flrp_operand *operands,
                    const flrp_epilogue *epilogue);
+int flrp_lists_run(int isa, int threads, const flrp_product *p, int64_t samples, const flrp_operand *operands,
+                   const flrp_epilogue *epilogue);
 int flrp_lanes_run(int isa, const flrp_product *p, const flrp_operand *operands, const flrp_epilogue *epilogue);
 int flrp_winograd_run(int isa, int threads, const flrp_product *p, int64_t samples, const flrp_operand *operands,
                       const flrp_epilogue *epilogue);
@@ -138,7 +140,7 @@ int flrp_scatter_run(int isa, int threads, const flrp_product *p, int64_t sample
 int flrp_limbs_run(int isa, int threads, const flrp_product *p, int64_t samples, const flrp_operand *operands,
                    const flrp_epilogue *epilogue);
 
-/* Run task(context, i, thread) for every i < tasks, split statically over threads; `work` is the number of
+/* Run task(context, i, thread) for every i < tasks, as threads come to them; `work` is the number of
  * multiply-adds of the whole, so that small work is not worth a second thread. */
 typedef void (*flrp_task)(void *context, int64_t i, int thread);
 void flrp_parallel(int threads, int64_t tasks, double work, flrp_task task, void *context);

@@ -391,6 +391,7 @@ int flrp_product_run(int isa, int threads, const flrp_product *p, int64_t sample
     case FLRP_DEPTHWISE: return flrp_depthwise_run(isa, threads, p, samples, operands, epilogue);
     case FLRP_DENSE:
     case FLRP_DENSE_BACK: return flrp_dense_run(isa, threads, p, samples, operands, epilogue);
+    case FLRP_LISTS: return flrp_lists_run(isa, threads, p, samples, operands, epilogue);
     case FLRP_LANES: return flrp_lanes_run(isa, p, operands, epilogue);
     case FLRP_LIMBS: return flrp_limbs_run(isa, threads, p, samples, operands, epilogue);
     }

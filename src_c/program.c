@@ -7,6 +7,7 @@
  * numbers are finite.
  */
 #include <stdatomic.h>
+#include <stdlib.h>
 
 #include "kernels.h"
 
@@ -21,16 +22,28 @@ typedef struct {
     atomic_int status;
 } job;
 
-/* The samples that a step works on, and where each slot's values of theirs lie. */
+/* What a step works on, whole samples or, in a stretch, pixels; and where each slot's values of theirs lie. */
 typedef struct {
     const job *j;
-    int64_t first, count;
+    int64_t first, count; /* samples */
+    int64_t grid, pixel, pixels, room; /* grid: pixels of a sample, 0 outside stretches; room: pixels of scratch */
+    float *scratch;
 } frame;
 
 static float *slot(const frame *f, int i) {
     const flrp_slot *s = &f->j->p->slots[i];
-    return s->offset < 0 ? f->j->external[i] + f->first * s->size : f->j->arena + s->offset * f->j->block;
+    if (s->in_scratch) return f->scratch + s->offset * f->room;
+    float *values = s->offset < 0 ? f->j->external[i] + f->first * s->size : f->j->arena + s->offset * f->j->block;
+    return f->grid ? values + f->pixel * (s->size / f->grid) : values;
 }
+
+/* Floats of a sample; in a stretch, of the pixels, which are one sample. */
+static int64_t size_of(const frame *f, int i) {
+    const int64_t size = f->j->p->slots[i].size;
+    return f->grid ? f->pixels * (size / f->grid) : size;
+}
+
+static int64_t samples_of(const frame *f) { return f->grid ? 1 : f->count; }
 
 static flrp_operand operand(const frame *f, const flrp_source *s) {
     return (flrp_operand){s->slot < 0 ? 0 : slot(f, s->slot), s->bound, s->read};
@@ -42,14 +55,24 @@ static flrp_ratio ratio(const frame *f, const flrp_step *s) {
     return r;
 }
 
+/* A product with one tap, over one row of pixels. */
+static flrp_product along(const flrp_product *p, int64_t pixels) {
+    flrp_product row = *p;
+    row.rows.count = row.src_h = row.dst_h = 1;
+    row.cols.count = row.src_w = row.dst_w = pixels;
+    return row;
+}
+
 static int run_product(const frame *f, const flrp_step *s, int threads) {
     const flrp_operand operands[2] = {operand(f, &s->in[0]), operand(f, &s->in[1])};
     const flrp_epilogue e = {.out = slot(f, s->out[0]), .bias = s->constants[0], .ratio = ratio(f, s),
                              .factors = {operand(f, &s->factors[0]), operand(f, &s->factors[1])},
-                             .factor_period = f->j->p->slots[s->out[0]].size, .sign = s->sign};
+                             .factor_period = size_of(f, s->out[0]), .sign = s->sign};
     int status = FLRP_OK;
-    for (int64_t i = 0; i < s->sweeps && status == FLRP_OK; i++)
-        status = flrp_product_run(f->j->isa, threads, &s->product[i], f->count, operands, &e);
+    for (int64_t i = 0; i < s->sweeps && status == FLRP_OK; i++) {
+        const flrp_product p = f->grid ? along(&s->product[i], f->pixels) : s->product[i];
+        status = flrp_product_run(f->j->isa, threads, &p, samples_of(f), operands, &e);
+    }
     return status;
 }
 
@@ -80,7 +103,7 @@ static void turn(const frame *f, const flrp_step *s) {
 
 static int run_step(const frame *f, const flrp_step *s, int threads) {
     const int isa = f->j->isa;
-    const int64_t n = f->count, size = f->j->p->slots[s->out[0]].size;
+    const int64_t n = samples_of(f), size = size_of(f, s->out[0]);
     float *out = slot(f, s->out[0]);
     const flrp_operand a = operand(f, &s->in[0]), b = operand(f, &s->in[1]), c = operand(f, &s->in[2]);
     const flrp_ratio r = ratio(f, s);
@@ -121,12 +144,53 @@ static int run_step(const frame *f, const flrp_step *s, int threads) {
     return FLRP_OK;
 }
 
+typedef struct {
+    const frame *f;
+    const flrp_stretch *s;
+    int64_t pixels, block; /* of all samples; of a task */
+    int threads;           /* of one task */
+    float *scratch;
+    atomic_int status;
+} stretch_job;
+
+static void run_pixels(void *context, int64_t task, int thread) {
+    stretch_job *j = context;
+    frame f = *j->f;
+    f.grid = j->s->pixels, f.room = j->block;
+    f.pixel = task * j->block, f.pixels = flrp_min(j->block, j->pixels - f.pixel);
+    f.scratch = j->scratch + thread * j->block * j->s->floats;
+    int status = FLRP_OK;
+    for (int64_t i = 0; i < j->s->count && status == FLRP_OK; i++)
+        status = run_step(&f, &f.j->p->steps[j->s->first + i], j->threads);
+    if (status != FLRP_OK) atomic_store(&j->status, status);
+}
+
+/* As many pixels at a time as fill the blocks of lists.c; all of them where there are too few for every thread. */
+static int run_stretch(const frame *f, const flrp_stretch *s, int threads) {
+    stretch_job j = {.f = f, .s = s, .pixels = f->count * s->pixels, .threads = 1};
+    const int64_t lanes = flrp_lanes(f->j->isa), most = FLRP_LANE_PLACES * lanes;
+    j.block = flrp_ceil_div(flrp_even_block(j.pixels, most, threads), lanes) * lanes;
+    if (j.pixels < most * threads / 2) j.block = flrp_ceil_div(j.pixels, lanes) * lanes, j.threads = threads, threads = 1;
+    void *scratch = malloc((size_t)(threads * j.block * s->floats) * sizeof(float) + FLRP_CACHE_LINE);
+    if (!scratch) return FLRP_NO_MEMORY;
+    j.scratch = flrp_aligned(scratch);
+    flrp_parallel(threads, flrp_ceil_div(j.pixels, j.block), 1e12, run_pixels, &j);
+    free(scratch);
+    return atomic_load(&j.status);
+}
+
 static int run_steps(const job *j, const flrp_program *p, int64_t first, int64_t count, float *arena, int threads) {
     job own = {.p = p, .isa = j->isa, .block = p->width > 1 ? 1 : j->block, .external = j->external,
                .classes = j->classes, .arena = arena};
-    const frame f = {&own, first / p->width, count / p->width};
+    const frame f = {.j = &own, .first = first / p->width, .count = count / p->width};
+    const flrp_stretch *next = p->stretches, *end = p->stretches + p->stretch_count;
     int status = FLRP_OK;
-    for (int64_t i = 0; i < p->count && status == FLRP_OK; i++) status = run_step(&f, &p->steps[i], threads);
+    for (int64_t i = 0; i < p->count && status == FLRP_OK;) {
+        if (next < end && next->first == i) {
+            status = run_stretch(&f, next, threads);
+            i += next++->count;
+        } else status = run_step(&f, &p->steps[i++], threads);
+    }
     return status;
 }
 
@@ -162,7 +226,7 @@ int64_t flrp_program_plan(const flrp_program *p, int threads, int64_t samples, i
     threads = flrp_threads_for(threads, samples, p->work * (double)samples);
     *block = samples;
     if (p->lanes && samples / p->lanes->width >= threads) *block = p->lanes->width;
-    else if (bytes > MOST_SHARED_BYTES || samples < 2) threads = 1;
+    else if (p->stretch_count || bytes > MOST_SHARED_BYTES || samples < 2) threads = 1;
     else {
         const int64_t pieces = threads > 1 ? BLOCKS_PER_THREAD * threads : 1;
         *block = flrp_max(1, flrp_min(SHARED_BYTES / bytes, flrp_ceil_div(samples, pieces)));

@@ -37,9 +37,9 @@ void flrp_parallel(int threads, int64_t tasks, double work, flrp_task task, void
     if (threads > 1) {
 #pragma omp parallel num_threads(threads)
         {
-            int thread = omp_get_thread_num(), team = omp_get_num_threads();
-            int64_t first = tasks * thread / team, last = tasks * (thread + 1) / team;
-            for (int64_t i = first; i < last; i++) task(context, i, thread);
+            int thread = omp_get_thread_num();
+#pragma omp for schedule(dynamic, 1) nowait /* a busy machine may hold one thread up */
+            for (int64_t i = 0; i < tasks; i++) task(context, i, thread);
         }
         return;
     }

@@ -29,7 +29,7 @@ from cases import (
     run_python,
 )
 
-from fastlrp import _kernels, ops, reference
+from fastlrp import _kernels, ops, packing, reference
 from fastlrp.ops import NATIVE
 from fastlrp.reference import Plain, Reference, linear, linear_back
 from fastlrp.shapes import Geometry, Window, as_padding, as_pair
@@ -237,6 +237,33 @@ def test_products_side_by_side_of_very_small_numbers(isa: str, name: str) -> Non
     assert beside.found
 
 
+@PER_ISA
+@pytest.mark.parametrize("value", [None, np.nan, np.inf, -np.inf, 1e-42], ids=str)
+@pytest.mark.parametrize("name", [name for name in LINEAR if name.startswith("lists")])
+def test_lists_have_the_bits_of_all_weights(isa: str, name: str, value: float | None,
+                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights that are zero are left out, but where a value is not finite; on any number of threads."""
+    made, lists = [], packing.lists
+    monkeypatch.setattr(packing, "lists", lambda *case: made.append(case) or lists(*case))
+    draw = Draw(6, exact=False)
+    layer = make_layer(*LINEAR[name], draw)
+    d = product_operands(layer, 3, draw)
+    if value is not None:
+        for key in ("x", "g"):
+            dirty = getattr(d, key).copy()
+            dirty[1, 2, 3, 4] = dirty[0, -1, -1, -1] = value
+            setattr(d, key, guarded(dirty))
+    verbs = [verb for what, verb in PRODUCTS.items() if not what.endswith("gradient")]
+    listed = [verb(NATIVE, layer, d) for verb in verbs]
+    assert len(made) >= 5
+    made.clear()
+    monkeypatch.setattr(packing, "prefers_lists", lambda *case: False)
+    layer.weight = layer.weight.copy()  # packed anew
+    for found, verb in zip(listed, verbs, strict=True):
+        assert_same_bits(found, verb(NATIVE, layer, d))
+    assert not made
+
+
 def random_layer(rng: np.random.Generator) -> tuple[tuple[int, ...], dict[str, Any]]:
     """A convolution of any kind whose kernel fits; one in ten is dense."""
     def pair(low: int, high: int) -> tuple[int, int]:
@@ -284,7 +311,7 @@ def test_products_of_random_layers(isa: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["conv same", "grouped", "conv stride (3, 2)", "narrow, one output", "narrow back",
-                                  "conv unequal padding", "dense 40 to 33", "conv dilated"])
+                                  "conv unequal padding", "dense 40 to 33", "conv dilated", "lists"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=str)
 def test_not_a_number_reaches_what_depends_on_it(isa: str, name: str, value: float) -> None:
     """Outputs not connected to the value have the bits they have without it; a NaN reaches all others."""

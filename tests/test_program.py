@@ -24,7 +24,7 @@ from fastlrp import _kernels, program
 from fastlrp.composites import Uniform
 from fastlrp.explain import find_composite, find_convention
 from fastlrp.ops import NATIVE
-from fastlrp.program import ELEMENTWISE, Recorder, Slot, Step, _needed, _share_memory
+from fastlrp.program import Recorder, Slot, Step, _needed
 from fastlrp.propagate import make_plan, propagate, run_forward
 from fastlrp.rules import AlphaBeta, Epsilon, Flat, Gamma, GammaSimple, WSquare, ZBox, ZPlus
 
@@ -277,39 +277,6 @@ def test_rules_take_the_least_number_of_products(rule: Any, products: int, monke
     net._programs.clear()
     net.explain(x, composite={"it": rule})
     assert recorded.count("it") == products
-
-
-def random_steps(rng: np.random.Generator) -> tuple[list[Step], list[int], set[int]]:
-    """A list of steps over slots of a few sizes, the first of them an input."""
-    sizes, steps = [int(rng.integers(1, 50))], []
-    for _ in range(rng.integers(1, 25)):
-        sources = rng.integers(0, len(sizes), rng.integers(1, 4))
-        op = str(rng.choice([*ELEMENTWISE, "product"]))
-        size = sizes[sources[0]] if op in ELEMENTWISE else int(rng.integers(1, 50))
-        sizes.append(size)
-        reads = tuple((Slot(int(i), (sizes[i],)), "plain", None) for i in sources)
-        steps.append(Step(op, (Slot(len(sizes) - 1, (size,)),), reads))
-    return steps, sizes, {0, len(sizes) - 1}
-
-
-@pytest.mark.parametrize("seed", range(50))
-def test_slots_that_are_needed_at_once_do_not_overlap(seed: int) -> None:
-    """Played through: every value a step reads is still there, as written."""
-    steps, sizes, external = random_steps(np.random.default_rng(seed))
-    offsets, arena = _share_memory(steps, sizes, external)
-    memory, written = np.full(arena, -1), {0}
-    for step in steps:
-        for slot in step.reads():
-            assert slot.index in written
-            if slot.index not in external:
-                held = memory[offsets[slot.index]:offsets[slot.index] + sizes[slot.index]]
-                assert (held == slot.index).all(), f"slot {slot.index} was overwritten"
-        for slot in step.out:
-            written.add(slot.index)
-            if slot.index not in external:
-                assert offsets[slot.index] >= 0
-                memory[offsets[slot.index]:offsets[slot.index] + sizes[slot.index]] = slot.index
-    assert arena <= 16 * sum(-(-size // 16) for size in sizes)
 
 
 def test_only_what_outputs_need_is_kept() -> None:

@@ -20,7 +20,8 @@ from fastlrp import _kernels
 ROWS = [
     {"errors", "_version", "shapes", "rules", "viz"},
     {"reference", "datasets"},
-    {"packing"},
+    {"packing", "steps"},
+    {"arena"},
     {"_kernels"},
     {"ops"},
     {"layers", "program"},

@@ -47,8 +47,8 @@ static void lane_block(int rows, int places, const flrp_lane_block *t) {
 }
 
 /* One output at `places` places: the sum over a list of terms. */
-FLRP_INLINE void lane_terms_at(const int places, int mode, int64_t count, const flrp_term *terms, const float *x, int64_t x_place,
-                               float *out, int64_t out_place) {
+FLRP_INLINE void lane_terms_at(const int places, int mode, int64_t count, const flrp_term *terms, const float *x,
+                               const int64_t x_place, float *out, int64_t out_place) {
     vf acc[FLRP_LANE_PLACES];
 #pragma GCC unroll 14
     for (int v = 0; v < places; v++) acc[v] = first_of(mode, out + v * out_place);
@@ -64,11 +64,15 @@ FLRP_INLINE void lane_terms_at(const int places, int mode, int64_t count, const 
 
 static void lane_terms(int places, int mode, int64_t count, const flrp_term *terms, const float *x, int64_t x_place,
                        float *out, int64_t out_place) {
-#define PLACES(n) case n: lane_terms_at(n, mode, count, terms, x, x_place, out, out_place); return;
-    switch (places) {
-        PLACES(1) PLACES(2) PLACES(3) PLACES(4) PLACES(5) PLACES(6) PLACES(7)
-        PLACES(8) PLACES(9) PLACES(10) PLACES(11) PLACES(12) PLACES(13) PLACES(14)
-    }
+#define PLACES(n, step) case n: lane_terms_at(n, mode, count, terms, x, step, out, out_place); return;
+#define ALL_PLACES(step) \
+    PLACES(1, step) PLACES(2, step) PLACES(3, step) PLACES(4, step) PLACES(5, step) PLACES(6, step) PLACES(7, step) \
+    PLACES(8, step) PLACES(9, step) PLACES(10, step) PLACES(11, step) PLACES(12, step) PLACES(13, step) PLACES(14, step)
+    if (x_place == VW) /* known: no sums of addresses in the loop */
+        switch (places) { ALL_PLACES(VW) }
+    else
+        switch (places) { ALL_PLACES(x_place) }
+#undef ALL_PLACES
 #undef PLACES
 }
 

@@ -1,0 +1,69 @@
+"""What a program consists of: steps over slots, values that are not there yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .reference import Array
+from .shapes import Window
+
+
+class NotRecorded(Exception):
+    """A layer computes with arrays itself, not in a backend's verbs: such a run cannot be recorded."""
+
+
+@dataclass(frozen=True, eq=False)
+class Slot(np.lib.mixins.NDArrayOperatorsMixin):
+    """One value of a batch that is not there yet: where it will be, and the shape of one sample. It has nothing else of
+    an array, not even a shape, so that no one takes it for one."""
+
+    index: int
+    sample_shape: tuple[int, ...]
+
+    def _refuse(self, *arguments: Any, **more: Any) -> Any:
+        raise NotRecorded
+
+    __array_ufunc__ = __array_function__ = __array__ = __getattr__ = _refuse
+    __len__ = __iter__ = __getitem__ = __bool__ = __float__ = _refuse
+
+
+Source = tuple[Slot, str, Any]  # as reference.Operand: (value, read, bound)
+
+
+@dataclass(frozen=True)
+class Copy:
+    """Which elements of a sample go where: (size, step in the source, step in the destination) of each axis."""
+
+    axes: list[tuple[int, int, int]]
+    from_offset: int
+    to_offset: int
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One call of a kernel. `fastlrp.h` says what each takes."""
+
+    op: str
+    out: tuple[Slot, ...]
+    sources: tuple[Source | None, ...]
+    factors: tuple[Source, ...] = ()
+    ratio: tuple[Slot, float, float, bool] | None = None
+    constants: tuple[Array | None, ...] = ()
+    channels: int = 1
+    product: Any = None
+    window: Window | None = None
+    copy: Copy | None = None
+    kind: int = 0
+    sign: int = 0
+    parameter: float = 0.0
+
+    def reads(self) -> Iterable[Slot]:
+        for source in (*self.sources, *self.factors):
+            if source is not None:
+                yield source[0]
+        if self.ratio is not None:
+            yield self.ratio[0]
