@@ -5,6 +5,7 @@ A layer is tried alone, on the kernels and on the twin, which a network of it ru
 
 from __future__ import annotations
 
+import copy
 import math
 import pickle
 from collections.abc import Callable
@@ -353,6 +354,43 @@ def test_simple_layers_that_do_not_fit(layer: Layer, shape: tuple[int, ...]) -> 
     """The message has the shapes."""
     with pytest.raises(ValueError, match=r"(fit samples of shape|expected an input of|more than).*"):
         alone(layer, shape)
+
+
+CONSTANTS = [(fastlrp.Scale, "times"), (fastlrp.Scale, "plus"), (fastlrp.PReLU, "slope"),
+             (fastlrp.Normalize, "mean"), (fastlrp.Normalize, "std")]
+
+
+@pytest.mark.parametrize(("cls", "key"), CONSTANTS, ids=[key for _, key in CONSTANTS])
+def test_constants_are_read_only_arrays(cls: Any, key: str) -> None:
+    """No one else's, in the precision that they take; numbers stay numbers; copies and pickles keep them so."""
+    assert {name for cls in LAYERS.values() for name in cls.constants} == {name for _, name in CONSTANTS}
+    given = np.array([0.5, 2, 3], np.float32)
+    for values, dtype in ((given, np.float32), ([0.5, 2, 3], np.float32), (given.astype(">f8"), np.float32),
+                          ([0.5, 2, 0.1], np.float64), (np.array([1e-300, 1, 1e300]), np.float64)):
+        layer = cls(**{**dict.fromkeys(cls.constants, 1), key: values})
+        for own in (layer, pickle.loads(pickle.dumps(layer)), copy.deepcopy(layer), layer.astype(np.dtype(np.float64))):
+            found = getattr(own, key)
+            assert found.dtype == dtype and found.tolist() == np.float64(values).tolist()
+            assert not np.may_share_memory(found, np.asarray(values))
+            with pytest.raises(ValueError, match="read-only"):
+                found[0] = 7
+        assert layer.config() == cls(**layer.config()).config() and layer.config()[key] == found.tolist()
+    assert layer.astype(np.dtype(np.float64)).arguments()[key] is getattr(layer, key)
+    layer = cls(**dict.fromkeys(cls.constants, np.float32(0.1)))
+    assert type(getattr(layer, key)) is float and getattr(layer, key) == float(np.float32(0.1))
+
+
+def test_constants_are_changed_by_assignment() -> None:
+    """Which checks them, takes a copy, and is seen by programs."""
+    net, x = alone(fastlrp.Scale([1, 2], 0), (2,)), np.ones((1, 2))
+    assert net.forward(x).tolist() == [[1, 2]]
+    times = np.array([3.0, 4.0])
+    net.layers[0].times = times
+    times[0] = 100
+    assert net.forward(x).tolist() == net.to_numpy().forward(x).tolist() == [[3, 4]]
+    with pytest.raises(ValueError, match=r"times must hold finite numbers, got \[1, nan\]"):
+        net.layers[0].times = [1, np.nan]
+    assert net.layers[0].times.tolist() == [3, 4]
 
 
 # ---- BatchNorm ----

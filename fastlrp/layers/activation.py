@@ -12,7 +12,6 @@ import numpy as np
 from ..reference import Array
 from ..shapes import as_number
 from .base import Layer, Shape
-from .scale import as_constants
 
 
 class Activation(Layer):
@@ -102,11 +101,11 @@ class PReLU(Layer):
 
     kind = "prelu"
     nonnegative = "as input"
-    options = ("slope",)
+    options = constants = ("slope",)
 
     def __init__(self, slope: Any = 0.25, name: str | None = None):
         super().__init__(name)
-        self.slope = as_constants(slope, "slope")
+        self.slope = slope
         if np.ndim(self.slope) > 1:
             raise ValueError(f"slope must be a number or one for each channel, got shape {np.shape(self.slope)}")
 
