@@ -38,9 +38,9 @@ def every_layer():
         f.SumPool2d(2, 1, scale="sqrt"), f.Conv2d(4, 3, padding="same", dilation=(2, 1), name="blocks/0/conv é"),
         f.ReLU(), f.AvgPool2d(3, stride=1, padding=1, count_include_pad=False), f.Abs(), f.MaxPool2d(2, padding="same"),
         f.SumPool2d((2, 1), padding=(1, 0), scale=0.5), f.AdaptiveAvgPool2d((2, 3)), f.AdaptiveMaxPool2d((1, 3)),
-        f.Upsample((2, 1)), f.GlobalAvgPool2d(), f.Identity(), f.Scale([0.5, 1, 2, -0.25], 0.125), f.Softplus(),
-        f.BatchNorm(1e-3), f.Dropout(0.25), f.Reshape((-1, 4)), f.Flatten(), f.Linear(7), f.Tanh(), f.ReLU6(),
-        f.Clip(0.25, 1.5), f.PReLU([0.5, 0.25, 0, -1, 2, 1, 3]), f.ELU(0.5), f.SELU(), f.GELU("tanh"), f.SiLU(),
+        f.Slice(1, 0, -1), f.Upsample((2, 1)), f.GlobalAvgPool2d(), f.Identity(), f.Scale([0.5, 1, 2, -0.25], 0.125),
+        f.Softplus(), f.BatchNorm(1e-3), f.Dropout(0.25), f.Reshape((-1, 4)), f.Flatten(), f.Linear(7), f.Tanh(),
+        f.ReLU6(), f.Clip(0.25, 1.5), f.PReLU([0.5, 0.25, 0, -1, 2, 1, 3]), f.ELU(0.5), f.SELU(), f.GELU("tanh"), f.SiLU(),
         f.Hardswish(), f.Hardsigmoid(), f.Mish(), f.Linear(5, bias=False), f.Sigmoid(),
         f.Linear(3, name="..")], input_shape=(9, 10, 3)))
 
@@ -146,6 +146,7 @@ def test_branches_come_back(path):
     fastlrp.AvgPool2d(1, count_include_pad=np.bool_(False)),
     fastlrp.MaxPool2d(2, dilation=[1, 2], ceil_mode=True), fastlrp.AdaptiveAvgPool2d((2, 1)), fastlrp.GlobalAvgPool2d(),
     fastlrp.Scale(np.arange(18).reshape(3, 3, 2) / 7), fastlrp.Scale(-1, [0.1, 2]), fastlrp.Upsample([2, 1]),
+    fastlrp.Slice(), fastlrp.Slice(-3, -1, None), fastlrp.Slice(0, 0, 2, np.int64(2)),
     fastlrp.SumPool2d(1, scale=np.float64(1) / 3)], ids=repr)
 def test_options_come_back(layer, path):
     net = fastlrp.Network([layer], input_shape=(3, 3, 2))
@@ -897,6 +898,9 @@ ONE, NONE = [1, 1], [[0, 0], [0, 0]]
     ("Conv2d", {"out": 1, "kernel": [4, 4]}, [3, 3, 1], "does not fit"),
     ("ReLU", {"self": 1}, [1], r"layers\[0\]"), ("Reshape", {"shape": "12"}, [2], "shape must be"),
     ("Reshape", {"shape": [[2]]}, [2], r"layers\[0\]"), ("Reshape", {"shape": {}}, [2], "config.shape: expected"),
+    ("Slice", {"axis": 2}, [4, 4], "axis must be from"), ("Slice", {"start": 10**17}, [4], "start must be less than"),
+    ("Slice", {"stop": -10**16}, [4], "stop must be at least"), ("Slice", {"start": 4}, [4], "pick nothing"),
+    ("Slice", {"step": 0}, [4], "step must be"), ("Slice", {"stop": 2.0}, [4], "stop must be an int"),
     ("Dropout", {"rate": 1.0}, [2], "rate must be"), ("Dropout", {"rate": "0.5"}, [2], r"layers\[0\]"),
     ("LeakyReLU", {"slope": [0.5, 1.0]}, [2], r"layers\[0\]"), ("LeakyReLU", {"slope": 1}, [2], "config.slope: expect"),
     ("Format", {"low": float("nan")}, [2], "must be finite"), ("Format", {"high": float("inf")}, [2], "must be finite"),
