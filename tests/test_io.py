@@ -40,8 +40,8 @@ def every_layer():
         f.SumPool2d((2, 1), padding=(1, 0), scale=0.5), f.AdaptiveAvgPool2d((2, 3)), f.AdaptiveMaxPool2d((1, 3)),
         f.Slice(1, 0, -1), f.Upsample((2, 1)), f.GlobalAvgPool2d(), f.Identity(), f.Scale([0.5, 1, 2, -0.25], 0.125),
         f.Softplus(), f.BatchNorm(1e-3), f.Dropout(0.25), f.Reshape((-1, 4)), f.Flatten(), f.Linear(7), f.Tanh(),
-        f.ReLU6(), f.Clip(0.25, 1.5), f.PReLU([0.5, 0.25, 0, -1, 2, 1, 3]), f.ELU(0.5), f.SELU(), f.GELU("tanh"), f.SiLU(),
-        f.Hardswish(), f.Hardsigmoid(), f.Mish(), f.Linear(5, bias=False), f.Sigmoid(),
+        f.ReLU6(), f.Clip(0.25, 1.5), f.PReLU([0.5, 0.25, 0, -1, 2, 1, 3]), f.ELU(0.5), f.SELU(), f.GELU("tanh"),
+        f.SiLU(), f.Hardswish(), f.Hardsigmoid(), f.Mish(), f.Linear(5, bias=False), f.Sigmoid(),
         f.Linear(3, name="..")], input_shape=(9, 10, 3)))
 
 
