@@ -625,9 +625,47 @@ def test_signs_and_ranges_are_what_layers_say(layer: Layer, shape: tuple[int, ..
         assert (y[x <= 0] != 0).any()
 
 
+# a layer, options to change, their values, and what the layer then says of its sign
+CHANGED: list[tuple[Callable[[], Any], dict[str, Any], str]] = [
+    (lambda: fastlrp.Clip(0, 2), {"low": -1.0}, "as input"), (lambda: fastlrp.Clip(-1, 2), {"low": 0.0}, "always"),
+    (lambda: fastlrp.Clip(0, 2), {"low": None, "high": -0.5}, "unknown"),
+    (lambda: fastlrp.Clip(low=0), {"low": 0.5}, "always"),
+    (lambda: fastlrp.Pad2d(1), {"value": -0.5}, "unknown"),
+    (lambda: fastlrp.Pad2d(1, -0.5), {"value": 0.5}, "as input"),
+    (lambda: fastlrp.SumPool2d(2), {"scale": -1.0}, "unknown"),
+    (lambda: fastlrp.SumPool2d(2, scale=-1), {"scale": "sqrt"}, "as input"),
+    (lambda: fastlrp.Scale([1, 2]), {"times": [-1, 2]}, "unknown"),
+    (lambda: fastlrp.Scale(1, 1), {"plus": -0.5}, "unknown"),
+    (lambda: fastlrp.Scale(-1, [-1, 1]), {"times": 1, "plus": [0, 1]}, "as input"),
+    (lambda: fastlrp.LeakyReLU(), {"slope": 0.5}, "unknown"), (lambda: fastlrp.ELU(), {"alpha": -2.0}, "as input"),
+    (lambda: fastlrp.PReLU(), {"slope": [-1.0, 2]}, "as input"),
+    (lambda: fastlrp.GELU(), {"approximate": "tanh"}, "as input"),
+]
+
+
+@pytest.mark.parametrize(("make", "options", "says"), CHANGED, ids=[str(options) for _, options, _ in CHANGED])
+def test_layers_follow_their_options(make: Callable[[], Any], options: dict[str, Any], says: str) -> None:
+    """Changed after the network ran, they are as if they had been made so: values, signs, gates, relevance."""
+    def network(layer: Layer) -> fastlrp.Network:
+        return fastlrp.Network([layer, fastlrp.Flatten(), fastlrp.Linear(3)], (2, 2, 2), seed=1)
+    net, x = network(make()), np.random.default_rng(17).standard_normal((6, 2, 2, 2))
+    x[::2] = np.abs(x[::2])
+    composite = fastlrp.composites.Uniform(fastlrp.rules.AlphaBeta(2, 1))
+    before, layer = net.explain(x, 0, composite).relevance, net.layers[0]
+    for key, value in options.items():
+        setattr(layer, key, value)
+    other = network(type(layer)(**{**layer.config(), **options}))
+    assert layer.nonnegative == other.layers[0].nonnegative == says and layer.gates == other.layers[0].gates
+    found, expected = (each.explain(x, 0, composite, layers=True) for each in (net, other))
+    assert_same_bits(found.output, expected.output)
+    assert_same_bits(found.relevance, expected.relevance)
+    assert not np.array_equal(found.relevance, before)
+    assert_same_bits(pickle.loads(pickle.dumps(net)).explain(x, 0, composite).relevance, expected.relevance)
+
+
 def test_only_gates_are_gates() -> None:
     """Those that an engine may take for ReLUs."""
-    assert {name for name, cls in LAYERS.items() if cls.gates} == {"ReLU", "ReLU6"}
+    assert {name for name, cls in LAYERS.items() if cls.gates is True} == {"ReLU", "ReLU6"}
     assert fastlrp.Clip(0, 2).gates and not fastlrp.Clip(-1, 2).gates and not fastlrp.Clip(high=2).gates
 
 

@@ -171,7 +171,10 @@ class Pad2d(Layer):
         if isinstance(resolved, str):
             raise ValueError('padding must be numbers here; "same" belongs to convolutions and pools')
         self.padding, self.value = resolved, as_number(value, "value", finite=False)
-        self.nonnegative = "as input" if self.value >= 0 else "unknown"
+
+    @property
+    def nonnegative(self) -> str:  # type: ignore[override]
+        return "as input" if self.value >= 0 else "unknown"
 
     def infer(self, in_shape: Shape) -> Shape:
         if len(in_shape) != 3:

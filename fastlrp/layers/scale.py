@@ -77,8 +77,10 @@ class Scale(Layer):
     def __init__(self, times: Any = 1.0, plus: Any = 0.0, name: str | None = None):
         super().__init__(name)
         self.times, self.plus = times, plus
-        if min(np.min(self.times), np.min(self.plus)) >= 0:
-            self.nonnegative = "as input"
+
+    @property
+    def nonnegative(self) -> str:  # type: ignore[override]
+        return "as input" if min(np.min(self.times), np.min(self.plus)) >= 0 else "unknown"
 
     def infer(self, in_shape: Shape) -> Shape:
         for name in ("times", "plus"):
