@@ -461,6 +461,13 @@ def test_arithmetic_with_shapes_is_folded(name: str, n: int) -> None:
     np.testing.assert_allclose(net.forward(x), expected, rtol=1e-6, atol=1e-7)
 
 
+def test_outputs_and_inputs_that_are_left_out() -> None:
+    """Both are called "", and have nothing to do with each other; ONNX's reference takes the one for the other."""
+    x = batch(3, 6, 5)
+    data = model([node("Dropout", "x", "a -"), node("Clip", "a - top", "y")], {"top": np.array(0.5, np.float32)})
+    np.testing.assert_array_equal(fastlrp.from_onnx(data).forward(x), np.minimum(x, 0.5))
+
+
 def test_relevance_of_parts_is_conserved() -> None:
     """From the parts' joined values to the value that is split, in the file's layout; overlaps add up."""
     net = fastlrp.from_onnx(GRAPHS["parts in another order"])

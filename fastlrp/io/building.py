@@ -33,6 +33,9 @@ from .values import BATCH, UNKNOWN, Unsupported, Value
 __all__ = ["BATCH", "UNKNOWN", "Builder", "Unsupported", "Value"]
 
 
+PART_BYTES = 4096  # of each layer that one node of the source makes with others
+
+
 class Builder(Pointwise):
     """Makes a network from a source's operations; see the module, and `values.Values` for the other arguments.
 
@@ -249,6 +252,7 @@ class Builder(Pointwise):
             raise Unsupported("parts of the batch")
         if min(sizes) < 0 or sum(sizes) != x.shape[axis - 1]:
             raise ValueError(f"expected parts of sizes that add up to {x.shape[axis - 1]}, got {list(sizes)}")
+        self.charge(PART_BYTES * len(sizes))
         ends = pairwise([0, *accumulate(sizes)])
         return [self.slice(x, axis, start, end, part=str(i)) for i, (start, end) in enumerate(ends)]
 

@@ -103,7 +103,7 @@ class _Importer:
         for node in self.needed:
             result = self._result(node)
             results = result if isinstance(result, list) else [result]
-            self.others.update(dict.fromkeys(node.outputs[len(results):], node))
+            self.others.update(dict.fromkeys(filter(None, node.outputs[len(results):]), node))
             self.values.update(zip(node.outputs, results, strict=False))
         outputs = [self._value(name) for name in self.outputs]
         for name, value in zip(self.outputs, outputs, strict=True):

@@ -117,12 +117,15 @@ def _gather(b: Builder, node: Node, inputs: list[Any]) -> Any:
     if axis == 0:
         raise Unsupported("a part of the batch")
     size = x.shape[axis - 1]
-    if indices.dtype.kind not in "iu" or (indices < -size).any() or (indices >= size).any():
+    if indices.ndim > 1 or not 0 < indices.size <= size:
+        raise Unsupported(f"indices of shape {indices.shape}: only one number, or several that rise in even steps")
+    b.charge(24 * indices.size)
+    if indices.dtype.kind not in "iu" or indices.min() < -size or indices.max() >= size:
         raise ValueError(f"expected indices from {-size} to {size - 1}, got {indices.dtype} of shape {indices.shape}")
-    places = indices.reshape(-1) % size
-    step = int(places[1]) - int(places[0]) if places.size > 1 else 1
-    if indices.ndim > 1 or not places.size or step < 1 or (np.diff(places) != step).any():
-        raise Unsupported("indices other than one number, or several that rise in even steps")
+    places = indices.reshape(-1).astype(np.int64) % size
+    step = int(places[1] - places[0]) if places.size > 1 else 1
+    if step < 1 or (np.diff(places) != step).any():
+        raise Unsupported("indices that do not rise in even steps")
     part = b.slice(x, axis, int(places[0]), int(places[-1]) + 1, step, part="" if indices.ndim else "slice")
     return part if indices.ndim else b.squeeze(part, [axis])
 
