@@ -351,6 +351,62 @@ def squeezenet1_1(classes: int = 1000, small: bool = False) -> nn.Module:
     return SqueezeNet(SMALL_SQUEEZE if small else SQUEEZE, 8 if small else 64, classes)
 
 
+# ShuffleNetV2 (Ma et al. 2018)
+
+class Shuffle(nn.Module):
+    """The channels of two halves in turns."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, channels, height, width = x.shape
+        return x.view(n, 2, channels // 2, height, width).transpose(1, 2).reshape(n, channels, height, width)
+
+
+class ShuffleUnit(nn.Module):
+    """Half of the channels pass, half are worked on; with a stride all of them are, in both branches."""
+
+    def __init__(self, inputs: int, out: int, stride: int):
+        super().__init__()
+        half = out // 2
+        self.split = stride == 1
+        own = half if self.split else inputs
+        depthwise = conv_norm(own, own, 3, stride, own, None)
+        self.branch1 = nn.Sequential(*[] if self.split else [*depthwise, *conv_norm(own, half, 1, 1, 1, nn.ReLU)])
+        self.branch2 = nn.Sequential(*conv_norm(own, half, 1, 1, 1, nn.ReLU),
+                                     *conv_norm(half, half, 3, stride, half, None),
+                                     *conv_norm(half, half, 1, 1, 1, nn.ReLU))
+        self.concat, self.shuffle = Concat(), Shuffle()
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = x.chunk(2, 1) if self.split else (x, x)
+        return self.shuffle(self.concat([self.branch1(left), self.branch2(right)]))
+
+
+class ShuffleNetV2(nn.Module):
+    def __init__(self, stages: Sequence[tuple[int, int]], first: int, last: int, classes: int):
+        super().__init__()
+        self.conv1, self.maxpool = conv_norm(3, first, 3, 2, 1, nn.ReLU), nn.MaxPool2d(3, 2, 1)
+        channels = first
+        for number, (out, blocks) in enumerate(stages, 2):
+            units = [ShuffleUnit(out if i else channels, out, 1 if i else 2) for i in range(blocks)]
+            self.add_module(f"stage{number}", nn.Sequential(*units))
+            channels = out
+        self.stages = len(stages)
+        self.conv5, self.avgpool = conv_norm(channels, last, 1, 1, 1, nn.ReLU), nn.AdaptiveAvgPool2d((1, 1))
+        self.fc = nn.Linear(last, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.maxpool(self.conv1(x))
+        for number in range(2, 2 + self.stages):
+            x = self.get_submodule(f"stage{number}")(x)
+        return self.fc(torch.flatten(self.avgpool(self.conv5(x)), 1))
+
+
+def shufflenet_v2(classes: int = 1000, small: bool = False) -> nn.Module:
+    if small:
+        return ShuffleNetV2(((12, 2), (16, 2)), 8, 24, classes)
+    return ShuffleNetV2(((116, 4), (232, 8), (464, 4)), 24, 1024, classes)
+
+
 # U-Net (Ronneberger et al. 2015), with padding, BatchNorm and nearest upsampling
 
 def double_conv(inputs: int, out: int) -> nn.Sequential:
@@ -388,7 +444,8 @@ def unet(classes: int = 21, small: bool = False, pool: type[nn.Module] = nn.MaxP
 
 ZOO: dict[str, Callable[..., nn.Module]] = {
     "ResNet-18": resnet18, "ResNet-50": resnet50, "VGG-11-BN": vgg11_bn, "DenseNet-121": densenet121,
-    "MobileNetV2": mobilenet_v2, "EfficientNet-B0": efficientnet_b0, "SqueezeNet 1.1": squeezenet1_1, "U-Net": unet}
+    "MobileNetV2": mobilenet_v2, "EfficientNet-B0": efficientnet_b0, "SqueezeNet 1.1": squeezenet1_1,
+    "ShuffleNetV2": shufflenet_v2, "U-Net": unet}
 
 
 def trained_like(model: nn.Module, seed: int = 0, size: int = 224, biases: bool = True) -> nn.Module:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from .layers import Layer, ParameterLayer, WeightedLayer
+from .layers import Layer, ParameterLayer, Slice, WeightedLayer
 from .ops import NATIVE, NATIVES, PREPARING, Native, native, real_array
 from .program import Program, Recorder
 from .reference import Array, Reference
@@ -218,8 +218,8 @@ class Graph:
             return None
         low, high, known = np.zeros(()), np.ones(()), False
         for layer in origin[1]:
-            if layer.role == "scale":
-                low, high, known = layer.scaled(low), layer.scaled(high), True
+            if layer.role == "scale" or isinstance(layer, Slice):
+                low, high, known = layer.scaled(low), layer.scaled(high), known or layer.role == "scale"
             elif not layer.keeps_range:
                 return None
         return (low, high) if known else None

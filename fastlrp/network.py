@@ -156,14 +156,18 @@ class Network(Graph):
         return explain(self.at(precision, start_layer), x, target, composite, start=start, start_layer=start_layer,
                        layers=layers, reference=reference, batch_size=batch_size, compat=compat, progress=progress)
 
-    def conservation_check(self, x: Any, target: Any = None, composite: Any = "epsilon_plus_flat",
-                           **more: Any) -> Conservation:
+    def conservation_check(self, x: Any, target: Any = None, composite: Any = "epsilon_plus_flat", *, start: Any = None,
+                           start_layer: str | None = None, reference: Any = None, batch_size: int | None = None,
+                           precision: str = "highest", compat: str | None = None,
+                           progress: bool = False) -> Conservation:
         """Sums of relevance going into and out of every layer, per sample; print it for a table.
 
-        Takes the arguments of `explain`.
+        Takes the arguments of `explain`, but for `layers`.
         """
-        graph = self.at(more.pop("precision", "highest"), more.get("start_layer"))
-        return conservation(graph, explain(graph, x, target, composite, sums=True, **more))
+        graph = self.at(precision, start_layer)
+        return conservation(graph, explain(graph, x, target, composite, start=start, start_layer=start_layer,
+                                           reference=reference, batch_size=batch_size, compat=compat,
+                                           progress=progress, sums=True))
 
     def lrp(self, x: Any, class_filter: Any = None, methods: Any = "simple", *, explain_layer_id: int = -1,
             reference: Any = None, batch_size: int | None = None, precision: str = "highest") -> Array:

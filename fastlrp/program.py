@@ -11,6 +11,7 @@ import math
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -129,12 +130,19 @@ class Recorder:
         return out
 
     def split(self, x: Slot, sizes: Sequence[int], axis: int) -> list[Slot]:
-        found, at, steps = [], 0, _steps(x.sample_shape)
-        for size in sizes:
-            shape = (*x.sample_shape[:axis], size, *x.sample_shape[axis + 1:])
-            found.append(self._copy(x, self.slot(shape), shape, steps, _steps(shape), from_offset=at * steps[axis]))
-            at += size
-        return found
+        ends = pairwise([0, *accumulate(sizes)])
+        return [self.slice(x, axis, range(start, end)) for start, end in ends]
+
+    def slice(self, x: Slot, axis: int, places: range) -> Slot:
+        shape, steps = (*x.sample_shape[:axis], len(places), *x.sample_shape[axis + 1:]), _steps(x.sample_shape)
+        at, steps[axis] = places.start * steps[axis], places.step * steps[axis]
+        return self._copy(x, self.slot(shape), shape, steps, _steps(shape), from_offset=at)
+
+    def slice_backward(self, g: Slot, axis: int, places: range, size: int) -> Slot:
+        shape = (*g.sample_shape[:axis], size, *g.sample_shape[axis + 1:])
+        steps = _steps(shape)
+        at, steps[axis] = places.start * steps[axis], places.step * steps[axis]
+        return self._copy(g, self.slot(shape), g.sample_shape, _steps(g.sample_shape), steps, to_offset=at, around=0.0)
 
     def expand(self, x: Slot, shape: Sequence[int]) -> Slot:
         if x.sample_shape == tuple(shape):

@@ -195,6 +195,10 @@ def shifted(ops: Any, sums: Any, bias: Array, ratio: Any) -> Any:
     return ops.affine(sums, plus=bias) if ratio is None else ops.ratio_map(sums, bias, ratio)
 
 
+def _places_along(axis: int, places: range) -> tuple[slice, ...]:
+    return *[slice(None)] * (1 + axis), slice(places.start, places.stop, places.step)
+
+
 class Plain:
     """The verbs that are plain NumPy on every backend."""
 
@@ -236,6 +240,16 @@ class Plain:
     def split(self, x: Array, sizes: Sequence[int], axis: int) -> list[Array]:
         """The inverse of `concat`."""
         return [np.ascontiguousarray(part) for part in np.split(x, np.cumsum(sizes)[:-1], axis=1 + axis)]
+
+    def slice(self, x: Array, axis: int, places: range) -> Array:
+        """What is at these places along an axis of samples, a step of at least 1 apart."""
+        return np.ascontiguousarray(x[_places_along(axis, places)])
+
+    def slice_backward(self, g: Array, axis: int, places: range, size: int) -> Array:
+        """Zeros, and g at these places along an axis of `size`."""
+        out = np.zeros((*g.shape[:1 + axis], size, *g.shape[2 + axis:]), g.dtype)
+        out[_places_along(axis, places)] = g
+        return out
 
     def expand(self, x: Array, shape: Sequence[int]) -> Array:
         """Samples of a larger shape: axes of size 1 repeat."""

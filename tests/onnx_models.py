@@ -16,9 +16,9 @@ OPSET = 18
 
 def node(op: str, inputs: str, output: str, name: str | None = None, **attributes: Any) -> Any:
     """inputs, output: names with spaces in between, "-" for one that is left out. name: by default "<output>_<op>"."""
-    names = ["" if each == "-" else each for each in inputs.split()]
-    made = output.split()
-    return helper.make_node(op, names, made, name=f"{made[0]}_{op}" if name is None else name, **attributes)
+    names, made = (["" if each == "-" else each for each in text.split()] for text in (inputs, output))
+    name = f"{next(filter(None, made))}_{op}" if name is None else name
+    return helper.make_node(op, names, made, name=name, **attributes)
 
 
 def proto(nodes: Sequence[Any], constants: Mapping[str, Any] | None = None,

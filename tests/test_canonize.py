@@ -11,7 +11,7 @@ import pytest
 from cases import assert_same_bits, mixed_signs, relative_error, with_biases
 
 import fastlrp
-from fastlrp import BatchNorm, Concat, Conv2d, Dropout, Flatten, Input, Linear, Network, ReLU
+from fastlrp import BatchNorm, Concat, Conv2d, Dropout, Flatten, Input, Linear, Network, ReLU, Slice
 from fastlrp.canonize import folded
 from fastlrp.composites import Uniform
 from fastlrp.rules import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, ZPlus
@@ -89,6 +89,13 @@ FOLDED: dict[str, tuple[Callable[[], Network], list[str]]] = {
     "after a ReLU, before one": (lambda: sequence(ReLU(), BatchNorm(), ReLU(), Flatten(), Linear(3)), ["batchnorm1"]),
     "over padding": (lambda: sequence(BatchNorm(), fastlrp.Pad2d(1), Conv2d(3, 3), Flatten(), Linear(3)),
                      ["batchnorm1"]),
+    "before a part of the channels": (lambda: sequence(BatchNorm(), Slice(-1, 1, 3), Conv2d(3, 3, padding=1), Flatten(),
+                                                       Linear(3)), []),
+    "before a part of the rows": (lambda: sequence(BatchNorm(), Slice(0, 1), Conv2d(3, 3), Flatten(), Linear(3)), []),
+    "after a part of the channels": (lambda: sequence(Conv2d(6, 3), Slice(-1, 1, None, 2), BatchNorm(), ReLU(),
+                                                      Flatten(), Linear(3)), []),
+    "after a part of the rows": (lambda: sequence(Conv2d(6, 3), Slice(0, 1), BatchNorm(), ReLU(), Flatten(), Linear(3)),
+                                 ["batchnorm1"]),
     "two readers": (two_readers, ["batchnorm1"]),
     "a shared layer": (shared, ["batchnorm1"]),
     "an output before it, so into the dense layer after it": (an_output, []),

@@ -10,7 +10,23 @@ import pytest
 from cases import assert_same_bits, mixed_signs, relative_error, with_biases
 
 import fastlrp
-from fastlrp import Add, Concat, Conv2d, Flatten, Input, Linear, MaxPool2d, Multiply, Network, ReLU, Sigmoid, SumPool2d
+from fastlrp import (
+    Add,
+    Concat,
+    Conv2d,
+    Flatten,
+    Input,
+    Linear,
+    MaxPool2d,
+    Multiply,
+    Network,
+    ReLU,
+    Reshape,
+    Sigmoid,
+    Slice,
+    SumPool2d,
+    Transpose,
+)
 from fastlrp.composites import PRESETS, Uniform
 from fastlrp.rules import AlphaBeta, Epsilon, Gamma, ZPlus
 
@@ -52,7 +68,17 @@ def siamese() -> Network:
     return Network.from_graph([a, b], Linear(2, name="last")(Concat()(ReLU()(one), ReLU()(two))), seed=4)
 
 
-GRAPHS = {make.__name__: make for make in (residual, dense, excitation, siamese)}
+def shuffled() -> Network:
+    """A ShuffleNet's unit: half of the channels as they are, half worked on, then in turns; rows that overlap."""
+    x = Input((6, 5, 3))
+    h = ReLU()(Conv2d(6, 3, padding=1)(x))
+    h = Concat()(Slice(-1, 0, 3)(h), ReLU()(Conv2d(3, 3, padding=1)(Slice(-1, 3)(h))))
+    h = Reshape((6, 5, 6))(Transpose((0, 1, 3, 2))(Reshape((6, 5, 2, 3))(h)))
+    h = Concat(axis=0)(Slice(0, 0, None, 2)(h), Slice(0, -3, -1)(h))
+    return Network.from_graph(x, Linear(3)(Flatten()(h)), seed=5)
+
+
+GRAPHS = {make.__name__: make for make in (residual, dense, excitation, siamese, shuffled)}
 ALL_GRAPHS = pytest.mark.parametrize("make", GRAPHS.values(), ids=GRAPHS)
 RULES = {**{name: preset() for name, preset in PRESETS.items()},
          **{str(rule): Uniform(rule) for rule in (Epsilon(0.01), ZPlus(), AlphaBeta(2, 1), Gamma(0.5))}}
@@ -88,6 +114,43 @@ def test_relevance_goes_by_position_through_concat() -> None:
     found = net.explain(np.ones((1, 2, 1, 2)), start=start, layers=True)
     np.testing.assert_array_equal(found.layers["abs1"].ravel(), [4, 5, 6, 7])
     np.testing.assert_array_equal(found.relevance.ravel(), [4, 6, 8, 10])
+
+
+def test_relevance_of_parts_goes_by_position() -> None:
+    """And sums where parts overlap; what is in none has none."""
+    x = Input((2, 5))
+    h = fastlrp.Abs()(x)
+    net = Network.from_graph(x, Flatten()(Concat()(Slice(1, 3)(h), Slice(-1, 1, 4, 2)(h))))
+    assert net.shapes[2:5] == [(2, 2), (2, 2), (2, 4)]
+    found = net.explain(np.ones((1, 2, 5)), start=np.arange(1.0, 9).reshape(1, 8), layers=True)
+    np.testing.assert_array_equal(found.layers["slice1"], [[[1, 2], [5, 6]]])
+    np.testing.assert_array_equal(found.relevance, [[[0, 3, 0, 1 + 4, 2], [0, 7, 0, 5 + 8, 6]]])
+
+
+def test_lrp_0_of_parts_is_gradient_times_input() -> None:
+    """With biases; where values are split, shuffled and joined."""
+    net = with_biases(shuffled()).to_numpy()
+    x = inputs(net)
+    found = net.explain(x, 1, Uniform(Epsilon(1e-14))).relevance
+    assert relative_error(found, net.explain(x, 1, "gradient_x_input", start="one").relevance) < 1e-9
+    assert found.any()
+
+
+def test_splitting_and_joining_changes_nothing() -> None:
+    """Bit by bit, whatever the axis and the rule."""
+    def network(axis: int | None) -> Network:
+        x = Input((6, 4, 2))
+        h = ReLU()(Conv2d(6, 3, padding=1)(x))
+        if axis is not None:
+            h = Concat(axis)(Slice(axis, 0, 1)(h), Slice(axis, 1, 3)(h), Slice(axis, -3 if axis != 1 else -1)(h))
+        return with_biases(Network.from_graph(x, Linear(3)(Flatten()(MaxPool2d(2)(h))), seed=6))
+    whole = network(None)
+    for composite in ("epsilon_plus", "epsilon_alpha2_beta1", "epsilon_gamma_box", "guided_backprop"):
+        expected = whole.explain(inputs(whole), composite=composite)
+        for axis in (0, 1, 2):
+            found = network(axis).explain(inputs(whole), composite=composite)
+            assert_same_bits(found.output, expected.output)
+            assert_same_bits(found.relevance, expected.relevance)
 
 
 def test_gates_are_constants_for_relevance() -> None:
@@ -295,6 +358,19 @@ def test_channels_first_is_the_same_in_another_order(composite: str) -> None:
     inner = net.explain(first(x), start=first(start), start_layer="conv1", composite=composite).relevance
     assert relative_error(inner, first(last.explain(x, start=start, start_layer="conv1",
                                                     composite=composite).relevance)) < 1e-5
+
+
+def test_slices_take_the_inside_s_axes() -> None:
+    """As Concat does: of a spatial value −1 are the channels, whatever users see."""
+    x = Input((6, 5, 4))
+    rows, channels = Slice(0, 1, None, 2), Slice(-1, 2)
+    net = Network.from_graph(x, ReLU()(channels(rows(x))), channels_first=True)
+    assert [net.surface_shape(i) for i in range(3)] == [(4, 6, 5), (4, 3, 5), (2, 3, 5)]
+    data = mixed_signs(RNG(0), 2, (4, 6, 5))
+    assert_same_bits(net.forward(data), np.maximum(data[:, 2:, 1::2], 0))
+    found = net.explain(data, start=np.ones((2, 2, 3, 5)), layers=True)
+    assert found.layers["slice1"].shape == (2, 4, 3, 5) and found.relevance[:, 2:, 1::2].all()
+    assert found.relevance.sum() == 2 * 2 * 3 * 5
 
 
 def test_bounds_have_the_surface_s_layout() -> None:

@@ -25,7 +25,7 @@ from fastlrp.errors import FormatError
 from fastlrp.io import archive, description
 from fastlrp.layers import LAYERS, Layer
 
-GOLDEN, GOLDEN_2 = (Path(__file__).parent / "golden" / f"format{version}.npz" for version in (1, 2))
+GOLDEN, GOLDEN_2, GOLDEN_3 = (Path(__file__).parent / "golden" / f"format{version}.npz" for version in (1, 2, 3))
 JSON, CHECKSUM = "fastlrp.json.npy", "fastlrp.sha256.npy"
 
 
@@ -38,10 +38,10 @@ def every_layer():
         f.SumPool2d(2, 1, scale="sqrt"), f.Conv2d(4, 3, padding="same", dilation=(2, 1), name="blocks/0/conv é"),
         f.ReLU(), f.AvgPool2d(3, stride=1, padding=1, count_include_pad=False), f.Abs(), f.MaxPool2d(2, padding="same"),
         f.SumPool2d((2, 1), padding=(1, 0), scale=0.5), f.AdaptiveAvgPool2d((2, 3)), f.AdaptiveMaxPool2d((1, 3)),
-        f.Upsample((2, 1)), f.GlobalAvgPool2d(), f.Identity(), f.Scale([0.5, 1, 2, -0.25], 0.125), f.Softplus(),
-        f.BatchNorm(1e-3), f.Dropout(0.25), f.Reshape((-1, 4)), f.Flatten(), f.Linear(7), f.Tanh(), f.ReLU6(),
-        f.Clip(0.25, 1.5), f.PReLU([0.5, 0.25, 0, -1, 2, 1, 3]), f.ELU(0.5), f.SELU(), f.GELU("tanh"), f.SiLU(),
-        f.Hardswish(), f.Hardsigmoid(), f.Mish(), f.Linear(5, bias=False), f.Sigmoid(),
+        f.Slice(1, 0, -1), f.Upsample((2, 1)), f.GlobalAvgPool2d(), f.Identity(), f.Scale([0.5, 1, 2, -0.25], 0.125),
+        f.Softplus(), f.BatchNorm(1e-3), f.Dropout(0.25), f.Reshape((-1, 4)), f.Flatten(), f.Linear(7), f.Tanh(),
+        f.ReLU6(), f.Clip(0.25, 1.5), f.PReLU([0.5, 0.25, 0, -1, 2, 1, 3]), f.ELU(0.5), f.SELU(), f.GELU("tanh"),
+        f.SiLU(), f.Hardswish(), f.Hardsigmoid(), f.Mish(), f.Linear(5, bias=False), f.Sigmoid(),
         f.Linear(3, name="..")], input_shape=(9, 10, 3)))
 
 
@@ -55,6 +55,16 @@ def branches():
     flat = f.Flatten()(f.Transpose((0, 2, 1))(f.ToChannelsFirst()(h)))
     return f.Network.from_graph([a, b], [f.Linear(3)(flat), f.ToChannelsLast()(f.Reshape((2, 4, 6))(flat))],
                                 channels_first=True)
+
+
+def with_constants():
+    """Arrays that layers are made with, in single and double precision, of all shapes, one in a shared layer."""
+    f = fastlrp
+    a, b = f.Input((3, 4, 2)), f.Input((3, 4, 2))
+    steep = f.PReLU([-0.5, 0.125], name="steep")
+    mean = f.Scale(np.arange(24).reshape(3, 4, 2) / 64, [0.1, 0.2], name="mean/image")
+    h = f.Add()(steep(mean(f.Normalize([0.25, 1 / 3], 0.5)(a))), steep(f.Scale(2, [[[1]], [[2]], [[-3]]])(b)))
+    return f.Network.from_graph([a, b], f.Linear(3)(f.Flatten()(h)))
 
 
 def pattern(count):
@@ -136,12 +146,61 @@ def test_branches_come_back(path):
     fastlrp.AvgPool2d(1, count_include_pad=np.bool_(False)),
     fastlrp.MaxPool2d(2, dilation=[1, 2], ceil_mode=True), fastlrp.AdaptiveAvgPool2d((2, 1)), fastlrp.GlobalAvgPool2d(),
     fastlrp.Scale(np.arange(18).reshape(3, 3, 2) / 7), fastlrp.Scale(-1, [0.1, 2]), fastlrp.Upsample([2, 1]),
+    fastlrp.Slice(), fastlrp.Slice(-3, -1, None), fastlrp.Slice(0, 0, 2, np.int64(2)),
     fastlrp.SumPool2d(1, scale=np.float64(1) / 3)], ids=repr)
 def test_options_come_back(layer, path):
     net = fastlrp.Network([layer], input_shape=(3, 3, 2))
     net.save(path)
     assert state(files.load(path)) == state(net)
     assert repr(files.load(path).layers[0]) == repr(layer)
+
+
+def test_a_mean_image_comes_back(path):
+    """Of 224 × 224 pixels, bit by bit, whether it takes single or double precision; in a file of about its size."""
+    draws = np.random.default_rng(0)
+    for dtype in (np.float32, np.float64):
+        mean = draws.uniform(-200, 0, (224, 224, 3)).astype(dtype)
+        net = fastlrp.Network([fastlrp.Scale(1 / 58, mean), fastlrp.AvgPool2d(32)], input_shape=mean.shape)
+        net.save(path)
+        assert path.stat().st_size < mean.nbytes + 10_000
+        loaded = files.load(path)
+        assert loaded.layers[0].plus.dtype == dtype and loaded.layers[0].plus.tobytes() == mean.tobytes()
+        x = draws.uniform(0, 255, (1, *mean.shape))
+        np.testing.assert_array_equal(loaded.forward(x), net.forward(x))
+        assert np.load(path)["scaling1/plus"].dtype == dtype
+
+
+def test_constants_come_back(path):
+    """In the precision that they take, the shared layer's once; numbers stay numbers."""
+    net = with_constants()
+    net.save(path)
+    loaded = files.load(path)
+    assert state(loaded) == state(net)
+    with np.load(path) as arrays:
+        assert [(name, arrays[name].dtype.str) for name in arrays.files[2:]] == [
+            ("normalize1/mean", "<f8"), ("mean%2Fimage/times", "<f4"), ("mean%2Fimage/plus", "<f8"),
+            ("steep/slope", "<f4"), ("scaling2/plus", "<f4"), ("linear1/weight", "<f4"), ("linear1/bias", "<f4")]
+    for own, other in zip(net.layers, loaded.layers, strict=True):
+        for key in own.constants:
+            a, b = getattr(own, key), getattr(other, key)
+            assert type(a) is type(b) and np.asarray(a).dtype == np.asarray(b).dtype and np.array_equal(a, b)
+            assert type(b) is float or not b.flags.writeable
+    assert type(loaded.layers[0].std) is float
+    net.to_numpy().save(path)
+    assert state(files.load(path)) == state(net)
+
+
+def test_parameters_do_not_bring_constants(path):
+    """Alone or from a whole network's file: the layers keep theirs."""
+    net, other = with_constants(), with_constants()
+    other.reset_params(seed=1)
+    other.layers[0].mean = [0.0, 0.0]
+    for save in (files.save_params, files.save):
+        save(other, path)
+        target = with_constants()
+        target.load_params(path)
+        assert [layer.config() for layer in target.layers] == [layer.config() for layer in net.layers]
+        np.testing.assert_array_equal(target.layers[-1].weight, other.layers[-1].weight)
 
 
 def test_parameters_alone(net, path):
@@ -209,7 +268,7 @@ def test_numpy_reads_the_file_without_pickle(net, path):
     net.save(path)
     with np.load(path, allow_pickle=False) as arrays:
         assert arrays.files[:2] == ["fastlrp.json", "fastlrp.sha256"]
-        assert json.loads(bytes(arrays["fastlrp.json"]))["version"] == 2
+        assert json.loads(bytes(arrays["fastlrp.json"]))["version"] == 3
         np.testing.assert_array_equal(arrays["conv1/weight"], net.layers[3].weight)
         np.testing.assert_array_equal(arrays["blocks%2F0%2Fconv%20%C3%A9/bias"], net.layers[6].bias)
         np.testing.assert_array_equal(arrays["%2E%2E/bias"], net.layers[-1].bias)
@@ -262,6 +321,17 @@ def test_format_2_is_read_for_good():
                                         [-0.13027855, 0.09654839, 0.30602981]], rtol=1e-5)
 
 
+def test_format_3_is_read_for_good():
+    """format3.npz is `fill(with_constants())` as it was saved when constants became tensors."""
+    net = files.load(GOLDEN_3)
+    assert json.loads(bytes(np.load(GOLDEN_3)["fastlrp.json"]))["version"] == 3
+    assert state(net) == state(fill(with_constants()))
+    assert net.layers[0].mean.dtype == np.float64 and net.layers[1].times.dtype == np.float32
+    x = [pattern(48).reshape(2, 3, 4, 2), pattern(48)[::-1].reshape(2, 3, 4, 2)]
+    np.testing.assert_allclose(net.forward(x), [[0.6326360, 1.3750791, -2.3494537],
+                                                [0.9316874, 1.6867221, -2.6481359]], rtol=1e-5)
+
+
 # ------------------------------------------------------------------------------------------ what cannot be saved
 
 
@@ -274,11 +344,17 @@ class Doubled(fastlrp.ReLU):
     (type("ReLU", (Layer,), {})(), "ReLU is not one of fastlrp's own layers"),
     (fastlrp.Linear(1, name="\ud800"), "cannot be stored"),
     (fastlrp.Linear(1, name="n" * 1001), "cannot be stored"),
-    (fastlrp.Normalize([0.1] * 500_000, 1), "at most 2097152 bytes")], ids=range(5))
+    (fastlrp.PReLU([1], name="n" * 1001), "cannot be stored")], ids=range(5))
 def test_save_refuses_what_load_would_refuse(layer, message, path):
-    shape = (500_000,) if isinstance(layer, fastlrp.Normalize) else (1,)
     with pytest.raises(ValueError, match=message):
-        fastlrp.Network([layer], input_shape=shape).save(path)
+        fastlrp.Network([layer], input_shape=(1,)).save(path)
+    assert not list(path.parent.iterdir())
+
+
+def test_descriptions_that_are_too_long_are_not_written(path):
+    layers = [fastlrp.ReLU(name=f"{i}{'n' * 990}") for i in range(2100)]
+    with pytest.raises(ValueError, match="at most 2097152 bytes"):
+        fastlrp.Network(layers, input_shape=(1,)).save(path)
     assert not list(path.parent.iterdir())
 
 
@@ -613,11 +689,11 @@ def test_other_numpy_archives(path):
 
 def test_a_newer_version_is_named(good, path):
     text, members = describe(good), unpack(good)
-    text |= {"version": 3, "fastlrp": "9.9", "checksums": "elsewhere"}
+    text |= {"version": 4, "fastlrp": "9.9", "checksums": "elsewhere"}
     newer = {**unpack(sealed(members, text)), "new.npy": b""}
     del newer[CHECKSUM]
     for load in (files.load, lambda path: files.load_params(tiny(), path)):
-        refused(path, pack(newer), r"version 3 of the format, written by fastlrp '9.9'.*supports version 2", load)
+        refused(path, pack(newer), r"version 4 of the format, written by fastlrp '9.9'.*supports version 3", load)
 
 
 def test_checksums(good, path):
@@ -655,7 +731,8 @@ LISTED = {  # what a description may hold instead: place, value, and what the er
     "output of an input": (("outputs",), [0], "outputs: expected indices of values from 1 to 2"),
     "output beyond the end": (("outputs",), [3], "outputs: expected indices of values from 1 to 2"),
     "true output": (("outputs",), [True], "outputs: expected indices"),
-    "version 1 of version 2": (("version",), 1, "the top level: expected the keys"),
+    "version 1 of version 3": (("version",), 1, "the top level: expected the keys"),
+    "version 2 of version 3": (("version",), 2, r"layers\[0\]: expected the keys"),
     "no layers": (("layers",), [], "at least one layer"),
     "layers object": (("layers",), {}, "layers: expected list"),
     "layer text": (("layers", 0), "ReLU", r"layers\[0\]: expected an object"),
@@ -674,6 +751,10 @@ LISTED = {  # what a description may hold instead: place, value, and what the er
     "out text": (("layers", 1, "config", "out"), "2", "must be an int"),
     "bias 1": (("layers", 1, "config", "bias"), 1, "True or False"),
     "bias missing": (("layers", 1, "config", "bias"), False, "linear1/bias: not there in the network"),
+    "constants text": (("layers", 1, "constants"), "bias", "constants: expected list"),
+    "constant weight": (("layers", 1, "constants"), ["weight"], r"layers\[1\].constants: Linear has \(\), got"),
+    "constant nowhere": (("layers", 1, "constants"), ["gain"], r"layers\[1\].constants: expected names of tensors"),
+    "constant list": (("layers", 1, "constants"), [["weight"]], r"layers\[1\].constants: expected names of tensors"),
     "no value": (("layers", 1, "inputs"), [], r"layers\[1\].inputs: expected indices of values from 0 to 1"),
     "its own output": (("layers", 1, "inputs"), [2], r"layers\[1\].inputs: expected indices of values from 0 to 1"),
     "value −1": (("layers", 1, "inputs"), [-1], r"layers\[1\].inputs: expected indices"),
@@ -703,6 +784,84 @@ def test_descriptions(name, good, path):
             node = node[key]
         node[place[-1]] = value
     refused(path, sealed(unpack(good), text if place else value), message)
+
+
+def scaled(path):
+    """The bytes of a network with one constant in single precision and one in double."""
+    net = fastlrp.Network([fastlrp.Scale([1, 2], [0.1, 0.2], name="a"), fastlrp.ReLU()], input_shape=(2,))
+    net.save(path)
+    return path.read_bytes()
+
+
+def with_tensor(data, i, array):
+    """The file with another array as tensor i, its checksum right."""
+    text = describe(data)
+    tensor = text["tensors"][i]
+    tensor |= {"shape": list(array.shape), "dtype": array.dtype.str,
+               "sha256": hashlib.sha256(array.tobytes()).hexdigest()}
+    return sealed({**unpack(data), f"{tensor['name']}.npy": npy(array)}, text)
+
+
+CONSTANTS = {  # a tensor, what it holds instead, and what the error says
+    "NaN": (0, np.float32([1, np.nan]), r"layers\[0\] \(Scale 'a'\): times must hold finite numbers"),
+    "infinity": (1, np.array([-np.inf, 0.1]), "plus must hold finite numbers"),
+    "other shape": (0, np.ones((3,), np.float32), r"layers\[0\] .*times of shape \(3,\) does not fit samples of shape"),
+    "more axes": (0, np.ones((1, 2), np.float32), r"times of shape \(1, 2\) does not fit"),
+    "32 axes": (0, np.ones((1,) * 32, np.float32), "does not fit"),
+    "double for nothing": (0, np.array([1.0, 2.0]), "constants: expected 'times' in float32, which holds every bit"),
+}
+
+
+@pytest.mark.parametrize("name", CONSTANTS)
+def test_constants_that_no_layer_has(name, path):
+    """Behind right checksums."""
+    i, array, message = CONSTANTS[name]
+    refused(path, with_tensor(scaled(path), i, array), f"description: .*{message}")
+
+
+def test_constants_are_checked_before_they_are_read(path, tmp_path):
+    """Sizes against the file, types, checksums; a tensor is one layer's, and listed where a layer is made with it."""
+    data = scaled(path)
+    members, text = unpack(data), describe(data)
+
+    def changed(**more):
+        return sealed(members, {**text, **more})
+    first, second = text["tensors"]
+    refused(path, changed(tensors=[{**first, "shape": [1 << 30]}, second]), r"a/times.*expected 4294967424 bytes")
+    refused(path, changed(tensors=[{**first, "dtype": "<i4"}, second]), r"tensors\[0\].dtype: expected one of")
+    refused(path, changed(tensors=[{**first, "sha256": "0" * 64}, second]), r"a/times.*SHA-256")
+    refused(path, changed(tensors=[second, first]), "not those of the layers, in their order: another order")
+    refused(path, changed(tensors=[first]), r"layers\[0\].constants: expected names of tensors")
+    trap = npy(np.array([Trap(tmp_path / "sprung")], object), pickled=True)
+    refused(path, pack({**members, "a/times.npy": trap[:128] + members["a/times.npy"][128:]}), r"a/times.*header.*\|O")
+    assert not (tmp_path / "sprung").exists()
+    layer, last = text["layers"]
+    for more, message in (({"constants": ["times"]}, "tensors: not those of the layers.*a/plus"),
+                          ({"constants": ["times", "times", "plus"]}, "constants: Scale has"),
+                          ({"config": {"times": [1.0, 2.0]}, "constants": ["plus"]}, "config.times: expected a number"),
+                          ({"config": {"times": 1.0}}, "multiple values"),
+                          ({"class": "ReLU"}, r"ReLU has \(\)"), ({"class": "Linear"}, r"Linear has \(\)")):
+        refused(path, changed(layers=[{**layer, **more}, last]), message)
+    twice = [layer, {**layer, "constants": ["times"], "config": {"plus": 0.0}, "inputs": [1]}]
+    refused(path, changed(layers=twice), r"layers\[1\]: expected the class and config of the first")
+
+
+def test_memory_of_constants(path):
+    """A file of nothing else, and one that makes a shared layer of it a thousand times."""
+    for dtype in (np.float32, np.float64):
+        image = np.random.default_rng(0).standard_normal((1000, 1000, 4)).astype(dtype)
+        x = fastlrp.Input(image.shape)
+        shared, h = fastlrp.Scale(image), x
+        for _ in range(1000):
+            h = shared(h)
+        fastlrp.Network.from_graph(x, h).save(path)
+        size = path.stat().st_size
+        assert size < 1.02 * image.nbytes
+        tracemalloc.start()
+        files.load(path)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 3.5 * size
 
 
 def one_layer(kind, config, shape):
@@ -739,6 +898,9 @@ ONE, NONE = [1, 1], [[0, 0], [0, 0]]
     ("Conv2d", {"out": 1, "kernel": [4, 4]}, [3, 3, 1], "does not fit"),
     ("ReLU", {"self": 1}, [1], r"layers\[0\]"), ("Reshape", {"shape": "12"}, [2], "shape must be"),
     ("Reshape", {"shape": [[2]]}, [2], r"layers\[0\]"), ("Reshape", {"shape": {}}, [2], "config.shape: expected"),
+    ("Slice", {"axis": 2}, [4, 4], "axis must be from"), ("Slice", {"start": 10**17}, [4], "start must be less than"),
+    ("Slice", {"stop": -10**16}, [4], "stop must be at least"), ("Slice", {"start": 4}, [4], "pick nothing"),
+    ("Slice", {"step": 0}, [4], "step must be"), ("Slice", {"stop": 2.0}, [4], "stop must be an int"),
     ("Dropout", {"rate": 1.0}, [2], "rate must be"), ("Dropout", {"rate": "0.5"}, [2], r"layers\[0\]"),
     ("LeakyReLU", {"slope": [0.5, 1.0]}, [2], r"layers\[0\]"), ("LeakyReLU", {"slope": 1}, [2], "config.slope: expect"),
     ("Format", {"low": float("nan")}, [2], "must be finite"), ("Format", {"high": float("inf")}, [2], "must be finite"),

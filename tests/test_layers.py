@@ -5,6 +5,7 @@ A layer is tried alone, on the kernels and on the twin, which a network of it ru
 
 from __future__ import annotations
 
+import copy
 import math
 import pickle
 from collections.abc import Callable
@@ -355,6 +356,122 @@ def test_simple_layers_that_do_not_fit(layer: Layer, shape: tuple[int, ...]) -> 
         alone(layer, shape)
 
 
+# ---- slices ----
+
+# shape of one input sample, arguments of Slice, and the same in NumPy and PyTorch, batch included
+SLICES: list[tuple[tuple[int, ...], dict[str, Any], Any]] = [
+    ((4, 5, 6), {}, np.s_[:]),
+    ((4, 5, 6), {"stop": 3}, np.s_[..., :3]),
+    ((4, 5, 6), {"start": 3}, np.s_[..., 3:]),
+    ((4, 5, 17), {"axis": 2, "start": 1, "step": 3}, np.s_[..., 1::3]),
+    ((4, 5, 6), {"axis": -1, "start": -2, "stop": -1}, np.s_[..., -2:-1]),
+    ((4, 5, 6), {"axis": 1, "start": -100, "stop": 100, "step": 2}, np.s_[:, :, ::2]),
+    ((7, 5, 3), {"axis": 0, "start": 2, "stop": -1, "step": 3}, np.s_[:, 2:-1:3]),
+    ((7, 5, 3), {"axis": -3, "start": 6, "step": 100}, np.s_[:, 6::100]),
+    ((1, 9, 1), {"axis": 1, "start": 4, "stop": 5}, np.s_[:, :, 4:5]),
+    ((11,), {"axis": 0, "start": 1, "stop": 9, "step": 4}, np.s_[:, 1:9:4]),
+    ((2, 3, 2, 4, 3), {"axis": 2, "start": 1}, np.s_[:, :, :, 1:]),
+]
+
+
+@pytest.mark.parametrize(("shape", "options", "index"), SLICES, ids=[str(options) for _, options, _ in SLICES])
+def test_slices_are_those_of_arrays(isa: str, shape: tuple[int, ...], options: dict[str, Any], index: Any) -> None:
+    """Forward and back, at once, recorded, and for many samples side by side; relevance goes by position."""
+    net, rng = alone(fastlrp.Slice(**options), shape), np.random.default_rng(14)
+    for n in (1, 3, 150):
+        x = rng.standard_normal((n, *shape)).astype(np.float32)
+        expected = np.ascontiguousarray(x[index])
+        assert_same_bits(net.forward(x), expected)
+        assert_same_bits(net.to_numpy(np.float32).forward(x), expected)
+        g = rng.standard_normal(expected.shape).astype(np.float32)
+        scattered = np.zeros_like(x)
+        scattered[index] = g
+        for composite in ("epsilon_plus", "gradient"):
+            assert_same_bits(net.explain(x, composite=composite, start=g).relevance, scattered)
+        for run in (net, net.to_numpy(np.float32)):
+            assert all(map(np.array_equal, both_ways(run, x, g), (expected, scattered)))
+    assert len(net._programs) == 3
+    check_way_back(net, x, g)
+
+
+@pytest.mark.parametrize(("shape", "options", "index"), SLICES, ids=[str(options) for _, options, _ in SLICES])
+def test_slices_are_pytorchs(shape: tuple[int, ...], options: dict[str, Any], index: Any) -> None:
+    """Values and gradients."""
+    torch = pytest.importorskip("torch")
+    net, x = alone(fastlrp.Slice(**options), shape), np.random.default_rng(15).standard_normal((3, *shape))
+    value = torch.tensor(x, requires_grad=True)
+    y = value[index]
+    g = np.random.default_rng(16).standard_normal(tuple(y.shape))
+    slope, = torch.autograd.grad(y, value, torch.tensor(g))
+    for own, theirs in zip(both_ways(net.to_numpy(), x, g), (y.detach(), slope), strict=True):
+        np.testing.assert_array_equal(own, theirs.numpy())
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"axis": 3}, r"axis must be from -3 to 2 for samples of shape \(4, 5, 6\), got 3"), ({"axis": -4}, "got -4"),
+    ({"start": 6}, r"start=6 and stop=None pick nothing of the 6 places along axis -1"),
+    ({"axis": 0, "start": 2, "stop": 2}, "pick nothing of the 4 places along axis 0"),
+    ({"start": -1, "stop": -2}, "pick nothing"), ({"stop": -6}, "pick nothing")], ids=str)
+def test_slices_that_do_not_fit(options: dict[str, Any], message: str) -> None:
+    """The message has the shape."""
+    with pytest.raises(ValueError, match=rf"slice1.*{message}"):
+        alone(fastlrp.Slice(**options), (4, 5, 6))
+
+
+def test_ranges_of_slices() -> None:
+    """ZBox's bounds are those of the channels that are left."""
+    def first(*layers: Layer) -> Any:
+        return fastlrp.Network([*layers, fastlrp.Conv2d(2, 2)], (6, 6, 4))
+    norm = [1.0, 2, 3, 4], [1.0, 2, 1, 2]
+    net = first(fastlrp.Normalize(*norm), fastlrp.Slice(-1, 1, None, 2), fastlrp.Slice(0, 3))
+    low, high = net.input_bounds()
+    assert low.tolist() == [-1, -2] and high.tolist() == [-0.5, -1.5]
+    net.explain(np.ones((1, 6, 6, 4)), composite="epsilon_gamma_box", start=np.ones((1, 2, 5, 2)))
+    for layers in ([fastlrp.Normalize([0.5], 2), fastlrp.Slice(2, 1)], [fastlrp.Format(-0.25, 0.25), fastlrp.Slice(1)]):
+        low, high = first(*layers).input_bounds()
+        assert (low == -0.25).all() and (high == 0.25).all() and low.size == 1
+    assert first(fastlrp.Slice(-1, 1)).input_bounds() is None
+
+
+# ---- constants ----
+
+CONSTANTS = [(fastlrp.Scale, "times"), (fastlrp.Scale, "plus"), (fastlrp.PReLU, "slope"),
+             (fastlrp.Normalize, "mean"), (fastlrp.Normalize, "std")]
+
+
+@pytest.mark.parametrize(("cls", "key"), CONSTANTS, ids=[key for _, key in CONSTANTS])
+def test_constants_are_read_only_arrays(cls: Any, key: str) -> None:
+    """No one else's, in the precision that they take; numbers stay numbers; copies and pickles keep them so."""
+    assert {name for cls in LAYERS.values() for name in cls.constants} == {name for _, name in CONSTANTS}
+    given = np.array([0.5, 2, 3], np.float32)
+    for values, dtype in ((given, np.float32), ([0.5, 2, 3], np.float32), (given.astype(">f8"), np.float32),
+                          ([0.5, 2, 0.1], np.float64), (np.array([1e-300, 1, 1e300]), np.float64)):
+        layer = cls(**{**dict.fromkeys(cls.constants, 1), key: values})
+        for own in (layer, pickle.loads(pickle.dumps(layer)), copy.deepcopy(layer), layer.astype(np.dtype(np.float64))):
+            found = getattr(own, key)
+            assert found.dtype == dtype and found.tolist() == np.float64(values).tolist()
+            assert not np.may_share_memory(found, np.asarray(values))
+            with pytest.raises(ValueError, match="read-only"):
+                found[0] = 7
+        assert layer.config() == cls(**layer.config()).config() and layer.config()[key] == found.tolist()
+    assert layer.astype(np.dtype(np.float64)).arguments()[key] is getattr(layer, key)
+    layer = cls(**dict.fromkeys(cls.constants, np.float32(0.1)))
+    assert type(getattr(layer, key)) is float and getattr(layer, key) == float(np.float32(0.1))
+
+
+def test_constants_are_changed_by_assignment() -> None:
+    """Which checks them, takes a copy, and is seen by programs."""
+    net, x = alone(fastlrp.Scale([1, 2], 0), (2,)), np.ones((1, 2))
+    assert net.forward(x).tolist() == [[1, 2]]
+    times = np.array([3.0, 4.0])
+    net.layers[0].times = times
+    times[0] = 100
+    assert net.forward(x).tolist() == net.to_numpy().forward(x).tolist() == [[3, 4]]
+    with pytest.raises(ValueError, match=r"times must hold finite numbers, got \[1, nan\]"):
+        net.layers[0].times = [1, np.nan]
+    assert net.layers[0].times.tolist() == [3, 4]
+
+
 # ---- BatchNorm ----
 
 STATISTICS = {"weight": [2, -0.5, 1], "bias": [0.25, 1, -3], "mean": [0.5, -1, 2], "variance": [4, 0.01, 1.5]}
@@ -483,6 +600,7 @@ SAYING: list[tuple[Layer, tuple[int, ...]]] = [
     (fastlrp.GlobalAvgPool2d(), (3, 3, 2)), (fastlrp.AvgPool2d(2, padding=1, ceil_mode=True), (6, 6, 1)),
     (fastlrp.SumPool2d(2, scale=-1), (6, 6, 1)), (fastlrp.Scale([1, 0, 2], 0), (3,)), (fastlrp.Scale(1, -0.1), (3,)),
     (fastlrp.Scale([1, 2, -1]), (3,)), (fastlrp.Upsample(2), (2, 3, 1)), (fastlrp.Identity(), (3,)),
+    (fastlrp.Slice(0, 1), (2, 3, 1)),
 ]
 
 
@@ -507,9 +625,47 @@ def test_signs_and_ranges_are_what_layers_say(layer: Layer, shape: tuple[int, ..
         assert (y[x <= 0] != 0).any()
 
 
+# a layer, options to change, their values, and what the layer then says of its sign
+CHANGED: list[tuple[Callable[[], Any], dict[str, Any], str]] = [
+    (lambda: fastlrp.Clip(0, 2), {"low": -1.0}, "as input"), (lambda: fastlrp.Clip(-1, 2), {"low": 0.0}, "always"),
+    (lambda: fastlrp.Clip(0, 2), {"low": None, "high": -0.5}, "unknown"),
+    (lambda: fastlrp.Clip(low=0), {"low": 0.5}, "always"),
+    (lambda: fastlrp.Pad2d(1), {"value": -0.5}, "unknown"),
+    (lambda: fastlrp.Pad2d(1, -0.5), {"value": 0.5}, "as input"),
+    (lambda: fastlrp.SumPool2d(2), {"scale": -1.0}, "unknown"),
+    (lambda: fastlrp.SumPool2d(2, scale=-1), {"scale": "sqrt"}, "as input"),
+    (lambda: fastlrp.Scale([1, 2]), {"times": [-1, 2]}, "unknown"),
+    (lambda: fastlrp.Scale(1, 1), {"plus": -0.5}, "unknown"),
+    (lambda: fastlrp.Scale(-1, [-1, 1]), {"times": 1, "plus": [0, 1]}, "as input"),
+    (lambda: fastlrp.LeakyReLU(), {"slope": 0.5}, "unknown"), (lambda: fastlrp.ELU(), {"alpha": -2.0}, "as input"),
+    (lambda: fastlrp.PReLU(), {"slope": [-1.0, 2]}, "as input"),
+    (lambda: fastlrp.GELU(), {"approximate": "tanh"}, "as input"),
+]
+
+
+@pytest.mark.parametrize(("make", "options", "says"), CHANGED, ids=[str(options) for _, options, _ in CHANGED])
+def test_layers_follow_their_options(make: Callable[[], Any], options: dict[str, Any], says: str) -> None:
+    """Changed after the network ran, they are as if they had been made so: values, signs, gates, relevance."""
+    def network(layer: Layer) -> fastlrp.Network:
+        return fastlrp.Network([layer, fastlrp.Flatten(), fastlrp.Linear(3)], (2, 2, 2), seed=1)
+    net, x = network(make()), np.random.default_rng(17).standard_normal((6, 2, 2, 2))
+    x[::2] = np.abs(x[::2])
+    composite = fastlrp.composites.Uniform(fastlrp.rules.AlphaBeta(2, 1))
+    before, layer = net.explain(x, 0, composite).relevance, net.layers[0]
+    for key, value in options.items():
+        setattr(layer, key, value)
+    other = network(type(layer)(**{**layer.config(), **options}))
+    assert layer.nonnegative == other.layers[0].nonnegative == says and layer.gates == other.layers[0].gates
+    found, expected = (each.explain(x, 0, composite, layers=True) for each in (net, other))
+    assert_same_bits(found.output, expected.output)
+    assert_same_bits(found.relevance, expected.relevance)
+    assert not np.array_equal(found.relevance, before)
+    assert_same_bits(pickle.loads(pickle.dumps(net)).explain(x, 0, composite).relevance, expected.relevance)
+
+
 def test_only_gates_are_gates() -> None:
     """Those that an engine may take for ReLUs."""
-    assert {name for name, cls in LAYERS.items() if cls.gates} == {"ReLU", "ReLU6"}
+    assert {name for name, cls in LAYERS.items() if cls.gates is True} == {"ReLU", "ReLU6"}
     assert fastlrp.Clip(0, 2).gates and not fastlrp.Clip(-1, 2).gates and not fastlrp.Clip(high=2).gates
 
 
@@ -527,6 +683,7 @@ def test_calls_that_make_layers_are_what_they_print() -> None:
             (fastlrp.BatchNorm(), "BatchNorm()"), (fastlrp.BatchNorm(1e-3), "BatchNorm(eps=0.001)"),
             (fastlrp.Scale(), "Scale()"), (fastlrp.Scale(2, [1, 2]), "Scale(times=2.0, plus=[1.0, 2.0])"),
             (fastlrp.Scale(np.ones((3, 3))), "Scale(times=<9 numbers>)"), (fastlrp.Upsample(2), "Upsample(2)"),
+            (fastlrp.Slice(), "Slice()"), (fastlrp.Slice(0, 1, -2, 3), "Slice(axis=0, start=1, stop=-2, step=3)"),
             (fastlrp.Upsample((1, 2)), "Upsample((1, 2))"), (fastlrp.Identity(), "Identity()"),
             (fastlrp.GELU("tanh"), "GELU(approximate='tanh')")):
         assert repr(layer) == text
@@ -551,6 +708,11 @@ BAD: dict[str, tuple[Any, str]] = {
     "infinite times": (lambda: fastlrp.Scale([1, np.inf]), "times"), "no plus": (lambda: fastlrp.Scale(1, []), "plus"),
     "negative eps": (lambda: fastlrp.BatchNorm(-1e-5), "eps"), "eps by name": (lambda: fastlrp.BatchNorm("a"), "eps"),
     "fraction of a pixel": (lambda: fastlrp.Upsample(1.5), "scale"), "no pixel": (lambda: fastlrp.Upsample(0), "scale"),
+    "axis by name": (lambda: fastlrp.Slice("channels"), "axis"), "no axis": (lambda: fastlrp.Slice(None), "axis"),
+    "axes beyond all": (lambda: fastlrp.Slice(32), "axis"), "no start": (lambda: fastlrp.Slice(0, None), "start"),
+    "fraction of a start": (lambda: fastlrp.Slice(0, 0.5), "start"), "stop": (lambda: fastlrp.Slice(0, 0, "3"), "stop"),
+    "stop as a truth": (lambda: fastlrp.Slice(0, 0, True), "stop"), "step 0": (lambda: fastlrp.Slice(step=0), "step"),
+    "step back": (lambda: fastlrp.Slice(step=-1), "step"), "far start": (lambda: fastlrp.Slice(0, 1 << 31), "start"),
     "approximation": (lambda: fastlrp.GELU("erf"), "approximate"),
 }
 

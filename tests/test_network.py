@@ -6,6 +6,7 @@ Bits are compared, not values, wherever the design promises that something chang
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -940,3 +941,19 @@ def test_networks_without_biases_conserve() -> None:
     composite = Uniform(Epsilon(0.0)).override({"avgpool1": Norm(0.0)})
     checked = net.conservation_check(x, 1, composite, precision="float64", start="one")
     np.testing.assert_allclose(checked.ratio, 1, rtol=1e-9)
+
+
+def test_conservation_check_takes_what_explain_takes() -> None:
+    """But for `layers`, with the same meaning; it names itself where it is given something else."""
+    own, other = (inspect.signature(call).parameters for call in (NET.conservation_check, NET.explain))
+    assert {**own, "layers": other["layers"]} == dict(other)
+    start = np.random.default_rng(6).standard_normal((len(X), *NET.shapes[1 + NET.find("relu1")]))
+    for options in ({"start": "one"}, {"start": start, "start_layer": "relu1"}, {"reference": "batch"},
+                    {"batch_size": 2}, {"precision": "float64"}, {"compat": "tensorflow_lrp"}):
+        checked, found = NET.conservation_check(X, **options), NET.explain(X, **options)
+        np.testing.assert_allclose(checked.relevance_in[0], found.relevance.sum(axis=(1, 2, 3), dtype=np.float64))
+        np.testing.assert_allclose(checked.relevance_out[-1], found.start.reshape(len(X), -1).sum(1, np.float64))
+    with pytest.raises(TypeError, match=r"conservation_check\(\) got an unexpected keyword argument 'epsilon'"):
+        NET.conservation_check(X, 1, epsilon=0.1)
+    with pytest.raises(TypeError, match=r"conservation_check\(\) got an unexpected keyword argument 'sums'"):
+        NET.conservation_check(X, 1, sums=False)

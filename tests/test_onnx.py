@@ -115,6 +115,21 @@ OPERATORS: dict[str, Callable[[], bytes]] = {
     "unsqueeze, axes in an attribute": lambda: single("Unsqueeze", shape=(7,), opset=11, axes=[1]),
     "expand": lambda: single("Expand", ints(1, 3, 4, 2), shape=(3, 1, 1)),
     "slice of everything": lambda: single("Slice", ints(0), ints(100), ints(2)),
+    "slice": lambda: single("Slice", ints(1), ints(3), ints(1)),
+    "slice of several axes": lambda: single("Slice", ints(1, -4, 0), ints(1 << 62, -1, 4), ints(1, 2, -1),
+                                            ints(1, 2, 3)),
+    "slice without axes": lambda: single("Slice", ints(0, 1), ints(1 << 40, 2)),
+    "slice by attributes": lambda: single("Slice", opset=9, starts=[0, 2], ends=[2, 100], axes=[1, -2]),
+    "slice by attributes without axes": lambda: single("Slice", opset=9, starts=[0, 0, 2], ends=[1 << 31, 3, -1]),
+    "slice of rows of features": lambda: single("Slice", ints(3), ints(-1), ints(-1), ints(2), shape=(9,)),
+    "slice of lengths": lambda: single("Slice", ints(3), ints(8), ints(2), shape=(3, 9)),
+    "slice of five axes": lambda: single("Slice", ints(1), ints(2), ints(2), shape=(2, 3, 2, 3)),
+    "gather": lambda: single("Gather", np.array(1), axis=1),
+    "gather from the end": lambda: single("Gather", np.array(-2, np.int32), axis=-1),
+    "gather of a row": lambda: single("Gather", ints(0), axis=1),
+    "gather in steps": lambda: single("Gather", ints(0, 2, 4), axis=3),
+    "gather of features": lambda: single("Gather", ints(-4, -3, -2), axis=1, shape=(7,)),
+    "gather of everything": lambda: single("Gather", ints(0, 1, -1), axis=1),
     "pad": lambda: single("Pad", ints(0, 0, 1, 2, 0, 0, 0, 3)),
     "pad with a value, axes": lambda: single("Pad", ints(1, 2), floats(0.5).reshape(()), ints(3)),
     "pad by an attribute": lambda: single("Pad", opset=10, pads=[0, 0, 1, 2, 0, 0, 0, 3], value=-1.0),
@@ -239,7 +254,35 @@ def test_parts_of_formulas_that_others_read_stay() -> None:
 
 # ---- graphs ----
 
+def split(*constants: Any, count: int = 2, opset: int = 18, shape: Any = (3, 6, 5), **attributes: Any) -> bytes:
+    """x split into parts that are all outputs."""
+    named = {f"c{i}": array for i, array in enumerate(constants)}
+    outputs = " ".join(f"y{i}" for i in range(count))
+    return model([node("Split", " ".join(["x", *named]), outputs, **attributes)], named, {"x": ("N", *shape)}, outputs,
+                 opset=opset)
+
+
 GRAPHS: dict[str, bytes] = {
+    "split": split(axis=2),
+    "split of old models": split(opset=11, axis=2, count=3),
+    "split of old models, sizes": split(opset=11, axis=-1, split=[1, 4]),
+    "split, sizes": split(ints(1, 2), opset=13, axis=1),
+    "split, sizes of lengths": split(ints(4, 1, 4), opset=13, axis=2, count=3, shape=(3, 9)),
+    "split by a number": split(axis=1, num_outputs=3, count=3),
+    "split unevenly": split(axis=3, num_outputs=3, count=3),
+    "split of features": split(axis=1, num_outputs=2, shape=(7,)),
+    "split into one": split(axis=1, num_outputs=1, count=1),
+    "a part of which nobody reads the others": model(
+        [node("Split", "x", "- a -", axis=1, num_outputs=3), node("Relu", "a", "y")]),
+    "parts in another order": model([node("Split", "x sizes", "a b", axis=1), node("Tanh", "a", "t"),
+                                     node("Concat", "b t", "y", axis=1)], {"sizes": ints(1, 2)}),
+    "a ShuffleNet's unit": model(
+        [node("Conv", "x w", "c"), node("Slice", "c zero two one", "left"), node("Slice", "c two four one", "right"),
+         node("Conv", "right v", "d", pads=[1, 1, 1, 1]), node("Relu", "d", "r"), node("Concat", "left r", "j", axis=1),
+         node("Reshape", "j into", "a"), node("Transpose", "a", "b", perm=[0, 2, 1, 3, 4]),
+         node("Reshape", "b back", "s"), node("Conv", "s u", "y")],
+        {"w": W(4, 3, 1, 1), "v": W(2, 2, 3, 3), "u": W(3, 4, 2, 2), "into": ints(0, 2, 2, 6, 5),
+         "back": ints(0, 4, 6, 5), "zero": ints(0), "one": ints(1), "two": ints(2), "four": ints(1 << 62)}),
     "residual": model([node("Conv", "x w", "c", pads=[1, 1, 1, 1]), node("Relu", "c", "r"), node("Add", "r x", "a"),
                        node("Sum", "a r x", "y")], {"w": W(3, 3, 3, 3)}),
     "difference": model([node("Conv", "x w", "c"), node("Relu", "x", "r"), node("Sub", "r c", "y")],
@@ -378,6 +421,12 @@ VIEWS: dict[str, bytes] = {
     "view(-1, 90)": single("Reshape", ints(-1, 90)),
     "view(2, -1) of a file with batches of 2": single("Reshape", ints(2, -1), n=2),
     "view(1, -1) of a file with batches of 1": single("Reshape", ints(1, -1), n=1),
+    "all samples": model(
+        [node("Shape", "x", "s"), node("Gather", "s zero", "n"), node("Slice", "x zero n zero", "y")],
+        {"zero": ints(0)}),
+    "half of the channels": model(
+        [node("Shape", "x", "s"), node("Gather", "s one", "c"), node("Div", "c two", "h"),
+         node("Slice", "x h c one", "y")], {"one": ints(1), "two": ints(2)}),
     "flatten(1) by arithmetic": model(
         [node("Shape", "x", "s"), node("Slice", "s one end", "tail"), node("ReduceProd", "tail axis", "p", keepdims=1),
          node("Slice", "s zero one", "head"), node("Concat", "head p", "to", axis=0), node("Reshape", "x to", "y")],
@@ -410,6 +459,29 @@ def test_arithmetic_with_shapes_is_folded(name: str, n: int) -> None:
     fixed = 2 if "of 2" in name else 1 if "of 1" in name else None
     expected = evaluate(VIEWS[name], x)[0] if fixed in (None, n) else x.reshape(n, -1)
     np.testing.assert_allclose(net.forward(x), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_outputs_and_inputs_that_are_left_out() -> None:
+    """Both are called "", and have nothing to do with each other; ONNX's reference takes the one for the other."""
+    x = batch(3, 6, 5)
+    data = model([node("Dropout", "x", "a -"), node("Clip", "a - top", "y")], {"top": np.array(0.5, np.float32)})
+    np.testing.assert_array_equal(fastlrp.from_onnx(data).forward(x), np.minimum(x, 0.5))
+
+
+def test_relevance_of_parts_is_conserved() -> None:
+    """From the parts' joined values to the value that is split, in the file's layout; overlaps add up."""
+    net = fastlrp.from_onnx(GRAPHS["parts in another order"])
+    x = batch(3, 6, 5)
+    start = batch(3, 6, 5, seed=7)
+    found = net.explain(x, start=start)
+    np.testing.assert_array_equal(found.relevance, start[:, [2, 0, 1]])
+    net = fastlrp.from_onnx(single("Slice", ints(1, 2), ints(3, 5), ints(1, 2), ints(1, 2)))
+    found = net.explain(x, start=start[:, 1:, :2], layers=True)
+    expected = np.zeros_like(x)
+    expected[:, 1:3, 2:5:2] = start[:, 1:, :2]
+    np.testing.assert_array_equal(found.relevance, expected)
+    assert [node.name for node in net.nodes] == ["y_Slice.axis1", "y_Slice"]
+    assert found.layers["y_Slice.axis1"].shape == (2, 2, 6, 5)
 
 
 FOLDED: dict[str, Callable[[], Any]] = {

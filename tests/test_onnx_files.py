@@ -213,6 +213,30 @@ BROKEN: dict[str, tuple[Callable[[], bytes], str]] = {
     "whole numbers by zero": (lambda: huge("Div", ints(5), ints(0)), "a division by zero"),
     "a step of zero": (lambda: huge("Range", np.int64(0), np.int64(5), np.int64(0)), "delta other than 0"),
     "constants that do not fit": (lambda: huge("Add", W(3), W(2)), r"node 'r_Add' \(Add\): "),
+    "slices of another number": (lambda: single("Slice", ints(0, 1), ints(1), ints(1)),
+                                 r"\(Slice\): starts .* do not fit"),
+    "slices without ends": (lambda: single("Slice", ints(0)), "expected starts and ends"),
+    "a slice's axis out of range": (lambda: single("Slice", ints(0), ints(1), ints(4)),
+                                    "expected different axes out of 4"),
+    "a slice's axis twice": (lambda: single("Slice", ints(0, 0), ints(1, 1), ints(1, -3)), "expected different axes"),
+    "a slice's step of 0": (lambda: single("Slice", ints(0), ints(1), ints(1), ints(0)), r"steps \[0\] do not fit"),
+    "fractions of places": (lambda: single("Slice", W(1), ints(1)),
+                            "starts: expected a list of at most 64 whole numbers"),
+    "slices by numbers and inputs": (lambda: single("Slice", opset=9, starts=[0], ends=[1, 2]),
+                                     "do not fit each other"),
+    "a part that does not fit": (lambda: parts(ints(1, 1), axis=1),
+                                 r"\(Split\): expected parts of sizes that add up to 3"),
+    "a negative part": (lambda: parts(ints(4, -1), axis=1), "expected parts of sizes that add up to 3"),
+    "huge parts": (lambda: parts(ints(FAR, 3 - FAR), axis=1), "expected parts of sizes that add up to 3"),
+    "more parts than outputs": (lambda: parts(ints(1, 1, 1), axis=1), "expected a size for each of the 2 outputs"),
+    "parts of one size": (lambda: parts(axis=1, opset=13), "2 outputs of one size where axis 1 has 3"),
+    "more outputs than parts": (lambda: parts(axis=1, num_outputs=3), "num_outputs 3 where there are 2 outputs$"),
+    "sizes and a number": (lambda: parts(ints(1, 2), axis=1, num_outputs=2), "2 outputs and sizes"),
+    "a split's axis out of range": (lambda: parts(axis=4, num_outputs=2), "expected different axes out of 4"),
+    "fractions of parts": (lambda: parts(W(2), axis=1), "split: expected a list of at most 64 whole numbers"),
+    "an index out of range": (lambda: single("Gather", ints(3), axis=1), r"\(Gather\): expected indices from -3 to 2"),
+    "an index before the first": (lambda: single("Gather", np.array(-4), axis=1), "expected indices from -3 to 2"),
+    "a fraction of an index": (lambda: single("Gather", W(1), axis=1), "expected indices from -3 to 2, got float32"),
     # more than the file's size explains
     "a huge constant": (lambda: huge("ConstantOfShape", ints(FAR)),
                         r"node 'y_Add' \(Add\): it asks for more memory than its size explains"),
@@ -237,11 +261,21 @@ BROKEN: dict[str, tuple[Callable[[], bytes], str]] = {
         {"x": (1, 30, 3, 3)}), "asks for more memory"),
     "a resize to a huge image": (lambda: single("Resize", None, np.float32([1, 1, 1 << 30, 1])),
                                  "asks for more memory"),
+    "very many parts": (lambda: model(
+        [node("Split", "x", (many := " ".join(map(str, range(30_000)))), axis=1), node("Concat", many, "y", axis=1)],
+        inputs={"x": (1, 30_000)}), r"node '0_Split' \(Split\): it asks for more memory"),
     "many empty nodes": (lambda: field(7, b"\x0a\x00" * 10**6), "file: it asks for more memory"),
     "many empty names": (lambda: field(7, field(1, b"\x0a\x00" * 2 * 10**6)), "file: it asks for"),
     "many small numbers": (lambda: field(7, field(5, field(7, b"\1" * 10**7))), "file: it asks for"),
     "too many nodes": (lambda: chain(20_001), "expected at most 20000 nodes, got 20001"),
 }
+
+
+def parts(*constants: Any, **attributes: Any) -> bytes:
+    """x split into y and z."""
+    opset = attributes.pop("opset", 18)
+    named = {f"c{i}": array for i, array in enumerate(constants)}
+    return model([node("Split", " ".join(["x", *named]), "y z", **attributes)], named, opset=opset)
 
 
 def chain(length: int) -> bytes:
@@ -342,8 +376,38 @@ UNSUPPORTED: dict[str, tuple[Callable[[], bytes], str]] = {
     "a square": (lambda: model([node("Mul", "x x", "y")]), "a product of two values of which neither is a gate"),
     "a quotient": (lambda: model([node("Div", "x x", "y")]), "a divisor that depends on the network's input"),
     "one over a value": (lambda: model([node("Div", "c x", "y")], {"c": W(1)}), "Div"),
-    "a part of a value": (lambda: single("Slice", ints(0), ints(1), ints(1)), "a part of a computed value"),
-    "a row of a value": (lambda: single("Gather", ints(0), axis=1), "Gather .*: on values that depend"),
+    "a part of the batch": (lambda: single("Slice", ints(0), ints(1)),
+                            r"Slice \(node 'y_Slice'\): a part of the batch"),
+    "the last samples": (lambda: single("Slice", ints(-2), ints(1 << 62), ints(0), n=4),
+                         "Slice .*: a part of the batch"),
+    "every second sample": (lambda: single("Slice", ints(0), ints(1 << 62), ints(0), ints(2)), "a part of the batch"),
+    "as many channels as samples": (lambda: model(
+        [node("Shape", "x", "s"), node("Slice", "s zero one", "n"), node("Slice", "x zero n one", "y")],
+        {"zero": ints(0), "one": ints(1)}), r"\(node 'y_Slice'\): a number that depends on the size of the batch"),
+    "channels backwards": (lambda: single("Slice", ints(-1), ints(-10), ints(1), ints(-1)), "a step of -1: only of at"),
+    "no channels": (lambda: single("Slice", ints(3), ints(9), ints(1)), "Slice .*: nothing of 3 places along axis 1"),
+    "a sample of the batch": (lambda: single("Gather", np.array(0)),
+                              r"Gather \(node 'y_Gather'\): a part of the batch"),
+    "channels in any order": (lambda: single("Gather", ints(0, 2, 1), axis=1), "indices that do not rise in even step"),
+    "a channel twice": (lambda: single("Gather", ints(1, 1), axis=1), "indices that do not rise in even steps"),
+    "no channel": (lambda: single("Gather", ints(), axis=1), r"indices of shape \(0,\): only one number, or several"),
+    "a table of channels": (lambda: single("Gather", ints(0, 1).reshape(1, 2), axis=1), r"indices of shape \(1, 2\)"),
+    "more channels than there are": (
+        lambda: model([node("ConstantOfShape", "c", "f"), node("Cast", "f", "i", to=7),
+                       node("Gather", "x i", "y", axis=1)], {"c": ints(1 << 20)}),
+        r"indices of shape \(1048576,\)"),
+    "far more channels than there are": (
+        lambda: model([node("ConstantOfShape", "c", "i", value=helper.make_tensor("v", TensorProto.INT64, [1], [0])),
+                       node("Gather", "x i", "y", axis=1)], {"c": ints(FAR)}),
+        r"indices of shape \(1099511627776,\)"),
+    "computed indices": (lambda: model([node("Gather", "c x", "y")], {"c": W(3)}), "Gather .*: a constant input"),
+    "parts of the batch": (lambda: single("Split", num_outputs=1), r"Split \(node 'y_Split'\): parts of the batch"),
+    "an empty part": (lambda: parts(ints(0, 3), axis=1), "Split .*: nothing of 3 places along axis 1"),
+    "parts of constants": (lambda: model([node("Split", "c", "a b", num_outputs=2), node("Add", "x a", "y")],
+                                         {"c": W(6, 5)}), "Split .*: on constants alone"),
+    "parts by the batch's size": (lambda: model(
+        [node("Shape", "x", "s"), node("Slice", "s zero two", "n"), node("Split", "x n", "y z", axis=1)],
+        {"zero": ints(0), "two": ints(2)}), r"\(node 'y_Split'\): a number that depends on the size of the batch"),
     "a reflecting pad": (lambda: single("Pad", ints(0, 0, 1, 1, 0, 0, 1, 1), mode="reflect"), "mode 'reflect'"),
     "a pad of channels": (lambda: single("Pad", ints(0, 1, 0, 0, 0, 0, 0, 0)), "only around spatial axes"),
     "a pad that cuts": (lambda: single("Pad", ints(0, 0, -1, 0, 0, 0, 0, 0)), "none that cut off"),
@@ -561,7 +625,8 @@ def mutated(data: bytes, rng: np.random.Generator) -> bytes:
 
 NUMBERS = [0, 1, -1, 2, 3, 7, 64, 1 << 20, 1 << 31, 1 << 40, -(1 << 63), (1 << 63) - 1]
 WORDS = ["", "x", "y", "c", "w", "Relu", "Add", "Mul", "Conv", "MatMul", "Reshape", "Shape", "Gather", "Flatten",
-         "Concat", "Resize", "Softmax", "Constant", "Expand", "If", "SAME_LOWER", "..", "axis", "é" * 200]
+         "Concat", "Slice", "Split", "Resize", "Softmax", "Constant", "Expand", "If", "SAME_LOWER", "..", "axis",
+         "é" * 200]
 
 
 def reshaped(data: bytes, rng: np.random.Generator) -> bytes:
@@ -621,6 +686,11 @@ FUZZED = {
          node("AveragePool", "b", "p", kernel_shape=[2], strides=[2]), node("Transpose", "p", "t", perm=[0, 2, 1]),
          node("Flatten", "t", "y")],
         {"shape": ints(3, 1), "w": W(2, 3, 3)}, {"x": ("N", 3, 8)}),
+    "parts": model(
+        [node("Split", "x", "a b c", axis=2, num_outputs=3), node("Slice", "b one end last two", "d"),
+         node("Gather", "d one", "e", axis=1), node("Split", "d sizes", "f g", axis=1),
+         node("Concat", "g e f", "y", axis=1)],
+        {"one": ints(1), "two": ints(2), "end": ints(5), "last": ints(-1), "sizes": ints(1, 2)}),
 }
 
 

@@ -90,6 +90,24 @@ class Shuffle(nn.Module):
         return F.log_softmax(h.flatten(1), 1)
 
 
+class Split(nn.Module):
+    """ShuffleNet's unit, parts of rows and columns, one channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.depth = nn.Conv2d(3, 6, 3), nn.Conv2d(3, 3, 3, padding=1, groups=3)
+        self.norm, self.mix, self.head = nn.BatchNorm2d(3), nn.Conv2d(6, 4, 1), nn.Linear(4 * 4 * 3 + 12 + 6, 5)
+
+    def forward(self, x: Any) -> Any:
+        kept, worked = F.relu(self.stem(x)).chunk(2, 1)
+        h = torch.cat([kept, F.relu(self.norm(self.depth(worked)))], 1)
+        n, c, height, width = h.shape
+        h = self.mix(h.view(n, 2, c // 2, height, width).transpose(1, 2).reshape(n, c, height, width))
+        one, two, _ = h.split([1, 2, 1], 1)
+        return self.head(torch.cat([h[:, :, ::2, -3:].flatten(1), two.flatten(2)[..., 1:7].flatten(1),
+                                    one[:, 0, 1]], 1))
+
+
 class Rows(nn.Module):
     """One axis, as for audio."""
 
@@ -102,7 +120,8 @@ class Rows(nn.Module):
 
 
 MODULES = {"residual": (Residual, (3, 9, 8)), "excitation": (Excitation, (3, 9, 8)), "dense": (Dense, (3, 8, 8)),
-           "unet": (Unet, (3, 8, 6)), "shuffle": (Shuffle, (3, 9, 8)), "rows": (Rows, (3, 8))}
+           "unet": (Unet, (3, 8, 6)), "shuffle": (Shuffle, (3, 9, 8)), "split": (Split, (3, 9, 8)),
+           "rows": (Rows, (3, 8))}
 
 
 def make(name: str) -> Any:

@@ -146,6 +146,24 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[int, ...], tuple[tuple[int,
     "F.interpolate": (lambda x: F.interpolate(x, scale_factor=2.0, mode="nearest"), IMAGE, ()),
     "F.pad": (lambda x: F.pad(x, (1, 0, 2, 1)), IMAGE, ()),
     "a slice of everything": (lambda x: x[:, :4, 0:], IMAGE, ()),
+    "a slice": (lambda x: x[:, 1:3], IMAGE, ()),
+    "slices in steps": (lambda x: x[:, :, ::2, 1:], IMAGE, ()),
+    "slices from the end": (lambda x: x[..., -3:-1], IMAGE, ()),
+    "a slice of features": (lambda x: x[:, 2:9:3], ROW, ()),
+    "a slice of lengths": (lambda x: x[:, -2:, ::4], LINE, ()),
+    "a slice of all samples": (lambda x: x[:x.shape[0], 1:], ROW, ()),
+    "a channel": (lambda x: x[:, 1], IMAGE, ()),
+    "the last row": (lambda x: x[:, :, -1], IMAGE, ()),
+    "x.select": (lambda x: x.select(-1, 3), LINE, ()),
+    "x.narrow": (lambda x: x.narrow(2, 1, 3).narrow(-1, -2, 2), IMAGE, ()),
+    "x.chunk": (lambda x: torch.cat(x.chunk(2, 1)[::-1], 1), IMAGE, ()),
+    "x.chunk unevenly": (lambda x: torch.cat(x.chunk(3, 2)[::-1], 2), IMAGE, ()),
+    "x.chunk into fewer": (lambda x: torch.cat(x.chunk(4, 3)[::-1], 3), IMAGE, ()),
+    "x.split": (lambda x: torch.cat([2 * part for part in x.split(3, -1)][::-1], -1), LINE, ()),
+    "x.split by sizes": (lambda x: x.split([1, 6, 3], 1)[1], ROW, ()),
+    "x.split, then in place": (lambda x: (x * 2.0).split(2, 1)[1].relu_(), IMAGE, ()),
+    "channels shuffled": (lambda x: x.view(-1, 2, 2, 7, 6).transpose(1, 2).reshape(-1, 4, 7, 6), IMAGE, ()),
+    "halves in turns": (lambda x: torch.cat([y[:, :, None] for y in x.chunk(2, 1)], 2).flatten(1, 2), IMAGE, ()),
     "what nobody reads": (lambda x: (torch.fft.fft(x), x.relu())[1], IMAGE, ()),
     "ReLU as clamp_min": (lambda x: torch.clamp_min(x, 0.0), IMAGE, ()),
 }
@@ -375,6 +393,32 @@ def test_dropout_keeps_its_rate(first: nn.Module) -> None:
     assert [layer.rate for layer in net.layers if isinstance(layer, fastlrp.Dropout)] == [0.25]
 
 
+@pytest.mark.parametrize("name", ["ShuffleNetV2"])
+def test_relevance_where_channels_are_split_and_shuffled(name: str, tmp_path: Path) -> None:
+    """LRP-0 is PyTorch's gradient times the input; without biases all relevance arrives; as saved and loaded."""
+    for biases in (True, False):
+        module, x = zoo.trained_like(zoo.ZOO[name](classes=5, small=True), size=32, biases=biases), zoo.images(2, 32)
+        fastlrp.from_torch(module, x).save(tmp_path / "net.npz")
+        net = fastlrp.load(tmp_path / "net.npz")
+        assert {"Slice", "Concat", "Transpose"} <= {type(layer).__name__ for layer in net.layers}
+        module, x = module.double(), x.double().requires_grad_()
+        logits = module(x)[:, 1]
+        slope, = torch.autograd.grad(logits.sum(), x)
+        found = net.explain(x.detach().numpy(), 1, fastlrp.composites.Uniform(fastlrp.rules.Epsilon(1e-14)),
+                            precision="float64").relevance
+        expected = (slope * x).detach().numpy()
+        assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+        if not biases:
+            np.testing.assert_allclose(found.sum(axis=(1, 2, 3)), logits.detach().numpy(), rtol=1e-5)
+
+
+def test_parts_have_the_names_of_their_operators() -> None:
+    """With the part's number; what is not read is not there."""
+    module = Calls(lambda x: torch.cat([x.split([1, 2, 1], 1)[1], *x.chunk(2, 1)], 1))
+    net = fastlrp.from_torch(module, draw(IMAGE))
+    assert [node.name for node in net.nodes] == ["split_with_sizes.1", "chunk.0", "chunk.1", "cat"]
+
+
 def test_dropout_of_everything_is_nothing() -> None:
     """In evaluation."""
     module, x = nn.Sequential(nn.Linear(10, 4), nn.Dropout(1.0), nn.Linear(4, 3)).eval(), draw(ROW)
@@ -407,9 +451,15 @@ UNSUPPORTED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], list[str]
     "a mixed batch": (lambda: Calls(lambda x: x.view(-1, 9)), (2, 9), ["view", "batch"]),
     "a moved batch": (lambda: Calls(lambda x: x.transpose(0, 1)), (2, 9), ["transpose", "batch"]),
     "the batch's size": (lambda: Calls(lambda x: x / x.shape[0]), (9,), ["div", "size of the batch"]),
-    "parts": (lambda: Calls(lambda x: torch.cat(x.chunk(2, 1)[::-1], 1)), (4, 3, 3),
-              ["1 unsupported operator:", "chunk"]),
-    "a part": (lambda: Calls(lambda x: x[:, 1:]), (4, 3, 3), ["slice", "part"]),
+    "a part of the batch": (lambda: Calls(lambda x: x[:1]), (4, 3, 3), ["slice (node", "a part of the batch"]),
+    "all samples but the first": (lambda: Calls(lambda x: x[1:]), (4,), ["other sizes of the batch"]),
+    "as many as samples": (lambda: Calls(lambda x: x[:, :x.shape[0]]), (40,), ["other sizes of the batch"]),
+    "a sample": (lambda: Calls(lambda x: x[0]), (4, 3, 3), ["select (node", "a part of the batch"]),
+    "samples in pairs": (lambda: Calls(lambda x: x.split(2)[0]), (4, 3, 3), ["other sizes of the batch"]),
+    "an empty part": (lambda: Calls(lambda x: torch.cat([x.split([0, 4], 1)[0], x], 1)), (4, 3, 3),
+                      ["split_with_sizes (node", "nothing of 4 places along axis 1"]),
+    "a part changed in place": (lambda: Calls(lambda x: ((y := x * 2.0).chunk(2, 1)[0].relu_(), y)[1]), (4, 3, 3),
+                                ["1 unsupported operator:", "slice_scatter"]),
     "a transposed convolution": (lambda: nn.ConvTranspose2d(3, 2, 2), (3, 4, 4), ["conv_transpose2d"]),
     "expanded channels": (lambda: Calls(lambda x: x.expand(-1, 4, -1, -1) + 1), (1, 3, 3), ["expand", "spatial axes"]),
     "a constant for each sample": (lambda: Calls(lambda x, w: x + w.expand(x.shape[0], -1), (1, 9)), (9,),
@@ -419,9 +469,6 @@ UNSUPPORTED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], list[str]
                               ["1 unsupported operator:", "to (node", f"to {dtype}: only to floating point"])
        for dtype in (torch.int32, torch.bool)},
     "a mean of everything": (lambda: Calls(lambda x: x.mean() + x), (9,), ["mean", "only over all spatial axes"]),
-    "chunks": (lambda: Calls(lambda x: (y := x.chunk(2, 1))[0].view(x.shape[0], -1) + y[1].reshape(x.shape[0], -1)),
-               (4, 3, 3), ["1 unsupported operator:", "chunk"]),
-    "a split": (lambda: Calls(lambda x: x.split(2, 1)[1]), (4, 3, 3), ["split"]),
     "unbound values": (lambda: Calls(lambda x: x.unbind(1)[0]), (4, 3, 3), ["unbind"]),
     "maxima": (lambda: Calls(lambda x: x.max(1)[0]), (4, 3, 3), ["max (node"]),
     "the largest": (lambda: Calls(lambda x: x.topk(2, 1)[0]), (4, 3, 3), ["topk"]),

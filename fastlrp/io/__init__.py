@@ -2,12 +2,13 @@
 
 A file is a zip archive of .npy members, which `numpy.load(path)` reads too: "fastlrp.json", the description (JSON as
 uint8; see description.py), "fastlrp.sha256", its checksum, and each parameter as "<layer name>/<parameter>", raw and
-uncompressed in little-endian order. In layer names, characters other than letters, digits and "_.-~" are
-percent-encoded there. No pickle is written or read. The same network gives the same bytes.
+uncompressed in little-endian order, as are the arrays of constants that layers are made with, such as a mean image. In
+layer names, characters other than letters, digits and "_.-~" are percent-encoded there. No pickle is written or read.
+The same network gives the same bytes.
 
 Parameters are stored in the network's own precision: "<f4", or "<f8" for a float64 twin (`Network.to_numpy`). Loading
 gives a float32 network on compiled kernels either way; a twin is one call away, and `load_params` into a float64 twin
-brings back every bit.
+brings back every bit. Constants keep every bit that they have.
 
 A file is trusted in nothing: sizes are checked against the file's before memory is taken, and the whole of a load takes
 less than four times the file plus 64 MB. FormatError, which names the file and the place, is raised for anything that
@@ -34,6 +35,7 @@ from .description import (
     Fault,
     Tensor,
     build,
+    constants,
     decode,
     differences,
     encode,
@@ -72,11 +74,11 @@ def load(path: Path) -> Network:
         if description.kind != "network":
             raise archive.error("description", f"it holds {description.kind} alone; make the network and call "
                                 "load_params")
+        tensors = {tensor.name: tensor for tensor in description.tensors}
         with _named(archive):
-            net = build(description)
-        tensors = iter(description.tensors)
+            net = build(description, lambda name: _read(archive, tensors[name]))
         for layer, key in _parameters(net):
-            setattr(layer, key, _tensor(archive, next(tensors), net.ops.dtype, layer))
+            setattr(layer, key, _parameter(archive, tensors[f"{layer.name}/{key}"], net.ops.dtype, layer))
     return net
 
 
@@ -89,11 +91,13 @@ def load_params(net: Network, path: Path) -> None:
     _check_network(net)
     with Archive(path) as archive:
         description = _description(archive)
-        stored, wanted = {t.name: t.shape for t in description.tensors}, parameter_shapes(net)
+        own = set(description.constants)  # of the layers in the file, which are not asked for
+        tensors = [tensor for tensor in description.tensors if tensor.name not in own]
+        stored, wanted = {t.name: t.shape for t in tensors}, parameter_shapes(net)
         if stored != wanted:
             raise ValueError(f"net has other parameters than {archive.path}: {differences(wanted, stored)}")
         owners = {f"{layer.name}/{key}": layer for layer, key in _parameters(net)}
-        values = {t.name: _tensor(archive, t, net.ops.dtype, owners[t.name]) for t in description.tensors}
+        values = {t.name: _parameter(archive, t, net.ops.dtype, owners[t.name]) for t in tensors}
     for layer, key in _parameters(net):
         setattr(layer, key, values.pop(f"{layer.name}/{key}"))
 
@@ -113,7 +117,8 @@ def _parameters(net: Network) -> Iterator[tuple[ParameterLayer, str]]:
 
 def _write(net: Network, path: Path, kind: str) -> None:
     _check_network(net)
-    arrays = {f"{layer.name}/{key}": _stored(getattr(layer, key)) for layer, key in _parameters(net)}
+    arrays = {name: _stored(array) for name, array in constants(net).items()} if kind == "network" else {}
+    arrays |= {f"{layer.name}/{key}": _stored(getattr(layer, key)) for layer, key in _parameters(net)}
     tensors = [Tensor(name, array.shape, array.dtype.str, _sha256(array).hex()) for name, array in arrays.items()]
     try:
         text = encode(net, kind, tensors)
@@ -172,12 +177,18 @@ def _bytes(archive: Archive, name: str) -> Array:
     return archive.read(name, "|u1", (count,))
 
 
-def _tensor(archive: Archive, tensor: Tensor, dtype: np.dtype, layer: ParameterLayer) -> Array:
-    """A layer's parameter in the network's precision; FormatError where a checksum, a value's range or the layer is
-    against it."""
+def _read(archive: Archive, tensor: Tensor) -> Array:
+    """A stored array as it is; FormatError where the checksum is against it."""
     array = archive.read(tensor.member, tensor.dtype, tensor.shape)
     if _sha256(array).hex() != tensor.sha256:
         raise archive.error(f"member {tensor.member!r}", "its SHA-256 is not the one in the description")
+    return array
+
+
+def _parameter(archive: Archive, tensor: Tensor, dtype: np.dtype, layer: ParameterLayer) -> Array:
+    """A layer's parameter in the network's precision; FormatError where a checksum, a value's range or the layer is
+    against it."""
+    array = _read(archive, tensor)
     try:
         with np.errstate(over="raise"):
             array = array.astype(dtype, copy=False)

@@ -176,11 +176,47 @@ def _expand(b: Builder, a: Any) -> Value:
     return b.expand(a.self, a.result[1:])
 
 
-def _part(b: Builder, a: Any) -> Value:
-    """Slices and selections that leave nothing out."""
-    if a.result[:1] != (BATCH,) or math.prod(a.result[1:]) != math.prod(a.self.shape):
-        raise Unsupported("of a part of the values")
-    return b.reshape(a.self, a.result)
+def _slice(b: Builder, a: Any) -> Value:
+    if a.dim % len(a.result) == 0:
+        if a.result[0] != BATCH:
+            raise Unsupported("a part of the batch")
+        return a.self
+    if not all(isinstance(place, int) for place in (a.start or 0, a.end or 0, a.step)):
+        raise Unsupported("a part that depends on the size of the batch")
+    return b.slice(a.self, a.dim, a.start or 0, a.end, a.step)
+
+
+def _select(b: Builder, a: Any) -> Value:
+    return b.reshape(b.slice(a.self, a.dim, a.index, a.index + 1 or None, part="slice"), a.result)
+
+
+def _narrow(b: Builder, a: Any) -> Value:
+    if not isinstance(a.start, int):
+        raise Unsupported("start that is not one number")
+    return b.slice(a.self, a.dim, a.start, a.start + a.length or None)
+
+
+def _split(b: Builder, a: Any) -> list[Value]:
+    """Parts of one size but for the last, or of given sizes."""
+    size, own = _size_along(a), a.split_size if hasattr(a, "split_size") else a.split_sizes
+    return b.split(a.self, a.dim, _even(size, own) if isinstance(own, int) else own)
+
+
+def _chunk(b: Builder, a: Any) -> list[Value]:
+    size = _size_along(a)
+    return b.split(a.self, a.dim, _even(size, -(-size // a.chunks)))
+
+
+def _size_along(a: Any) -> int:
+    """Of the values along a.dim."""
+    axis = a.dim % (len(a.self.shape) + 1)
+    if axis == 0:
+        raise Unsupported("parts of the batch")
+    return int(a.self.shape[axis - 1])
+
+
+def _even(size: int, each: int) -> list[int]:
+    return [each] * (size // each) + [size % each] * (size % each > 0)
 
 
 def _same(b: Builder, a: Any) -> Value:
@@ -276,7 +312,8 @@ READERS: dict[str, Reader] = {
     "permute": _permute, "transpose": _transpose, "swapaxes": _transpose, "cat": _cat,
     "pad": _pad, "constant_pad_nd": _pad,
     **dict.fromkeys(("upsample_nearest1d", "upsample_nearest2d"), _upsample),
-    "expand": _expand, "expand_as": _expand, "slice": _part, "select": _part,
+    "expand": _expand, "expand_as": _expand, "slice": _slice, "select": _select, "narrow": _narrow,
+    "split": _split, "split_with_sizes": _split, "chunk": _chunk,
     **dict.fromkeys(("contiguous", "clone", "alias", "detach", "to", "_to_copy"), _same),
     **dict.fromkeys(("dropout", "feature_dropout"), _dropout),
     "add": _add, "sub": _sub, "rsub": _rsub, "mul": _mul, "div": _div,

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,9 @@ from .pointwise import Pointwise
 from .values import BATCH, UNKNOWN, Unsupported, Value
 
 __all__ = ["BATCH", "UNKNOWN", "Builder", "Unsupported", "Value"]
+
+
+PART_BYTES = 4096  # of each layer that one node of the source makes with others
 
 
 class Builder(Pointwise):
@@ -215,11 +219,42 @@ class Builder(Pointwise):
         if len(values) == 1:
             return first
         symbols, form = self._together(values)
-        inside = axis - rank if form == "plain" else (-1, 1 - rank, 2 - rank)[axis - 1] if rank == 4 else -axis
-        result = self.call(L.Concat(axis=inside), *symbols)
+        result = self.call(L.Concat(axis=_inside(axis, rank, form)), *symbols)
         size = sum(value.shape[axis - 1] for value in values)
         return Value((*first.shape[:axis - 1], size, *first.shape[axis:]), node=self.node,
                      **{form: result})  # type: ignore[arg-type]
+
+    def slice(self, x: Value, axis: int, start: int = 0, stop: int | None = None, step: int = 1,
+              part: str = "") -> Value:
+        """start, start + step, ... before stop along an axis: as in Python, negative places count from the end."""
+        rank = len(x.shape) + 1
+        axis = self._axis(axis, rank)
+        if axis == 0:
+            raise Unsupported("a part of the batch")
+        if step < 1:
+            raise Unsupported(f"a step of {step}: only of at least 1")
+        size = x.shape[axis - 1]
+        places = range(size)[start:stop:step]
+        if not places:
+            raise Unsupported(f"nothing of {size} places along axis {axis}")
+        if len(places) == size:
+            return x
+        symbol, form = self.either(x), "plain" if x.spatial is None else "spatial"
+        step = places.step if len(places) > 1 else 1
+        layer = L.Slice(_inside(axis, rank, form), places[0], places[-1] + 1, step)
+        return Value((*x.shape[:axis - 1], len(places), *x.shape[axis:]), gate=x.gate, node=self.node,
+                     **{form: self.call(layer, symbol, part=part)})  # type: ignore[arg-type]
+
+    def split(self, x: Value, axis: int, sizes: Sequence[int]) -> list[Value]:
+        """Parts of these sizes, one after the other along an axis."""
+        axis = self._axis(axis, len(x.shape) + 1)
+        if axis == 0:
+            raise Unsupported("parts of the batch")
+        if min(sizes) < 0 or sum(sizes) != x.shape[axis - 1]:
+            raise ValueError(f"expected parts of sizes that add up to {x.shape[axis - 1]}, got {list(sizes)}")
+        self.charge(PART_BYTES * len(sizes))
+        ends = pairwise([0, *accumulate(sizes)])
+        return [self.slice(x, axis, start, end, part=str(i)) for i, (start, end) in enumerate(ends)]
 
     def pad(self, x: Value, pads: Sequence[tuple[int, int]], value: float = 0.0) -> Value:
         """Constant values around; pads: (before, after) for each axis, the batch included. Only spatial axes."""
@@ -305,3 +340,10 @@ class Builder(Pointwise):
         sizes = [tuple(pad) if isinstance(pad, Iterable) else (pad, pad) for pad in self._spread_sizes(value, x)]
         pads = [(as_size(before, "padding", 0), as_size(after, "padding", 0)) for before, after in sizes]
         return ((0, 0), pads[0]) if len(pads) == 1 else (pads[0], pads[1])
+
+
+def _inside(axis: int, rank: int, form: str) -> int:
+    """An axis of the source, counted with the batch and not 0, as layers count it in a value's form."""
+    if form == "plain":
+        return axis - rank
+    return (-1, -3, -2)[axis - 1] if rank == 4 else -axis

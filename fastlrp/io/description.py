@@ -1,23 +1,29 @@
 """The description in fastlrp's files: JSON that tells how to make the layers again, and what every tensor is.
 
-    {"format": "fastlrp", "version": 2, "fastlrp": "0.1.0", "kind": "network", "channels_first": false,
-     "inputs": [{"name": "input", "shape": [28, 28, 1]}], "outputs": [7],
-     "layers": [{"class": "Linear", "name": "linear1", "config": {"out": 10, "bias": true}, "inputs": [0]}, ...],
-     "tensors": [{"name": "linear1/weight", "shape": [784, 10], "dtype": "<f4", "sha256": "..."}, ...]}
+    {"format": "fastlrp", "version": 3, "fastlrp": "0.1.0", "kind": "network", "channels_first": false,
+     "inputs": [{"name": "input", "shape": [28, 28, 1]}], "outputs": [8],
+     "layers": [{"class": "Scale", "name": "mean", "config": {"times": 1.0}, "constants": ["plus"], "inputs": [0]},
+                {"class": "Conv2d", "name": "conv1", "config": {"out": 10, ...}, "constants": [], "inputs": [1]}, ...],
+     "tensors": [{"name": "mean/plus", "shape": [28, 28, 1], "dtype": "<f4", "sha256": "..."}, ...,
+                 {"name": "conv1/weight", "shape": [5, 5, 1, 10], "dtype": "<f4", "sha256": "..."}, ...]}
 
-A layer's inputs: indices of the values it reads; of k inputs of the network, these are 0 to k − 1, and k + i is the
-output of layer i, as for outputs. A layer that comes again is shared: the same name, class and config. Shapes are of
-one sample, channels last. Kind "parameters" has format, version, kind and tensors alone. Version 1, which is read too,
-held sequences: "input_shape" for one input, [i] for the inputs of layer i. A reader refuses what it does not know:
-nothing in a file is ignored.
-In: a network, or text. Out: text, or a network without parameters. Touches no file; raises `Fault`.
+A layer's config: the arguments that make it; those that are arrays are listed in "constants" instead, and stored as
+tensors. Inputs: indices of the values it reads; of k inputs of the network, these are 0 to k − 1, and k + i is the
+output of layer i, as for outputs. A layer that comes again is shared: the same name, class, config and constants.
+Shapes are of one sample, channels last. Tensors: first all constants, then all parameters, each in the layers' order.
+Kind "parameters" has format, version, kind and tensors alone, and of these no constants. Older versions are read too:
+version 2 had no "constants", and arrays as nested lists in the config; so had version 1, which held sequences:
+"input_shape" for one input, [i] for the inputs of layer i. A reader refuses what it does not know: nothing in a file is
+ignored.
+In: a network, or text. Out: text, or a network without parameters; its constants are asked for one by one. Touches no
+file; raises `Fault`.
 """
 
 from __future__ import annotations
 
 import json
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
@@ -30,8 +36,9 @@ from ..graph import Graph
 from ..layers import LAYERS, Layer
 from ..layers.base import Shape
 from ..network import Network
+from ..reference import Array
 
-FORMAT, VERSION = "fastlrp", 2
+FORMAT, VERSION = "fastlrp", 3
 KINDS = ("network", "parameters")
 TYPES = ("<f4", "<f8")
 
@@ -49,7 +56,7 @@ class Fault(ValueError):
 
 @dataclass(frozen=True)
 class Tensor:
-    """One stored array. name: "<layer name>/<parameter>"."""
+    """One stored array. name: "<layer name>/<parameter or constant>"."""
 
     name: str
     shape: Shape
@@ -71,7 +78,18 @@ class Description:
     layers: Sequence[dict[str, Any]]
     outputs: Sequence[int]
     channels_first: bool
+    constants: Sequence[str]  # names of those tensors that layers are made with
     tensors: Sequence[Tensor]
+
+
+def constants(net: Graph) -> dict[str, Array]:
+    """Tensor name to array for all of the layers' constants that are arrays, in the order in which they are stored."""
+    return {f"{layer.name}/{key}": getattr(layer, key) for layer in dict.fromkeys(net.layers)
+            for key in _array_constants(layer)}
+
+
+def _array_constants(layer: Layer) -> list[str]:
+    return [key for key in layer.constants if isinstance(getattr(layer, key), np.ndarray)]
 
 
 def parameter_shapes(net: Graph) -> dict[str, Shape]:
@@ -103,7 +121,7 @@ def encode(net: Network, kind: str, tensors: Sequence[Tensor]) -> bytes:
     text = json.dumps({**top, "tensors": [asdict(tensor) for tensor in tensors]}).encode()
     description = parse(decode(text))
     if kind == "network":
-        build(description)
+        build(description, constants(net).__getitem__)
     return text
 
 
@@ -111,7 +129,9 @@ def _describe(layer: Layer, inputs: Sequence[int]) -> dict[str, Any]:
     kind = type(layer).__name__
     if LAYERS.get(kind) is not type(layer):
         raise Fault(f"layer {layer.name!r}: a {kind} is not one of fastlrp's own layers, which alone can be stored")
-    return {"class": kind, "name": layer.name, "config": layer.config(), "inputs": inputs}
+    arrays = _array_constants(layer)
+    config = {key: value for key, value in layer.arguments().items() if key not in arrays}
+    return {"class": kind, "name": layer.name, "config": config, "constants": arrays, "inputs": inputs}
 
 
 def decode(text: bytes) -> dict[str, Any]:
@@ -160,8 +180,9 @@ def parse(top: dict[str, Any]) -> Description:
     layers = top.get("layers", [])
     if network and not layers:
         raise Fault("layers: expected at least one layer")
+    own = {"class": str, "name": str, "config": dict, "inputs": list}
     for i, layer in enumerate(layers):
-        _fields(layer, f"layers[{i}]", {"class": str, "name": str, "config": dict, "inputs": list})
+        _fields(layer, f"layers[{i}]", own if top["version"] < 3 else {**own, "constants": list})
     inputs, outputs = _ends(top) if network else ([], [])
     for i, layer in enumerate(layers):
         _indices(layer["inputs"], 0, len(inputs) + i, f"layers[{i}].inputs")
@@ -171,7 +192,19 @@ def parse(top: dict[str, Any]) -> Description:
     tensors = [_tensor(value, f"tensors[{i}]") for i, value in enumerate(top["tensors"])]
     if len({tensor.name for tensor in tensors}) < len(tensors):
         raise Fault("tensors: expected different names")
-    return Description(top["kind"], inputs, layers, outputs, top.get("channels_first", False), tensors)
+    return Description(top["kind"], inputs, layers, outputs, top.get("channels_first", False),
+                       _constants(layers, tensors), tensors)
+
+
+def _constants(layers: Sequence[dict[str, Any]], tensors: Sequence[Tensor]) -> list[str]:
+    """The names of the tensors that are constants, each once, in the layers' order."""
+    known, found = {tensor.name for tensor in tensors}, dict[str, None]()
+    for i, layer in enumerate(layers):
+        for key in layer.get("constants", ()):
+            if type(key) is not str or f"{layer['name']}/{key}" not in known:
+                raise Fault(f"layers[{i}].constants: expected names of tensors without the layer's, got {_short(key)}")
+            found[f"{layer['name']}/{key}"] = None
+    return list(found)
 
 
 def _ends(top: dict[str, Any]) -> tuple[list[tuple[str, Shape]], list[int]]:
@@ -219,10 +252,13 @@ def _tensor(value: Any, place: str) -> Tensor:
     return Tensor(value["name"], _shape(value["shape"], f"{place}.shape"), value["dtype"], value["sha256"])
 
 
-def build(description: Description) -> Network:
-    """The network of a description, its parameters still missing; equal to the saved one but for those."""
+def build(description: Description, read: Callable[[str], Array]) -> Network:
+    """The network of a description, its parameters still missing; equal to the saved one but for those.
+
+    read: from the name of a tensor of `description.constants` to the array; called once for each.
+    """
     nodes = [(layer, tuple(entry["inputs"]))
-             for layer, entry in zip(_layers(description.layers), description.layers, strict=True)]
+             for layer, entry in zip(_layers(description.layers, read), description.layers, strict=True)]
     with np.errstate(over="ignore"):  # a scale beyond float32 is infinite, as when the network was made
         _check_sizes(nodes, [shape for _, shape in description.inputs])
         try:
@@ -230,42 +266,66 @@ def build(description: Description) -> Network:
         except ValueError as error:
             raise Fault(f"layers: {_short(error)}") from None
     stored = {tensor.name: tensor.shape for tensor in description.tensors}
-    wanted = parameter_shapes(net)
+    wanted = {name: stored[name] for name in description.constants} | parameter_shapes(net)
     if [*stored.items()] != [*wanted.items()]:
         raise Fault(f"tensors: not those of the layers, in their order: {differences(wanted, stored)}")
     return net
 
 
-def _layers(entries: Sequence[dict[str, Any]]) -> list[Layer]:
+def _layers(entries: Sequence[dict[str, Any]], read: Callable[[str], Array]) -> list[Layer]:
     """The layer of each entry: one for all entries of a name."""
     made: dict[str, tuple[Layer, dict[str, Any]]] = {}
     found = []
     for i, entry in enumerate(entries):
-        layer, first = made.setdefault(entry["name"], (_layer(entry, f"layers[{i}]"), entry))
-        if any(json.dumps(entry[key]) != json.dumps(first[key]) for key in ("class", "config")):
+        if entry["name"] not in made:
+            made[entry["name"]] = _layer(entry, f"layers[{i}]", read), entry
+        layer, first = made[entry["name"]]
+        if any(not _same(entry.get(key), first.get(key)) for key in ("class", "config", "constants")):
             raise Fault(f"layers[{i}]: expected the class and config of the first layer named {_short(entry['name'])}")
         found.append(layer)
     return found
 
 
-def _layer(entry: dict[str, Any], place: str) -> Layer:
+def _layer(entry: dict[str, Any], place: str, read: Callable[[str], Array]) -> Layer:
     kind, config = entry["class"], entry["config"]
-    if kind not in LAYERS:
-        raise Fault(f"{place}.class: fastlrp {__version__} has {', '.join(LAYERS)}, but not {_short(kind)}")
-    for key, value in config.items():
-        # A shape of a million sizes would take minutes to multiply.
-        if type(value) is list and sum(type(item) is int for item in value) > MOST_DIMENSIONS:
-            raise Fault(f"{place}.config.{_short(key)}: expected at most {MOST_DIMENSIONS} whole numbers")
+    _check_arguments(entry, place)
+    arrays = {key: read(f"{entry['name']}/{key}") for key in entry.get("constants", ())}
     try:
-        layer = LAYERS[kind](**config, name=entry["name"])
-        made = layer.config()
-        changed = [key for key in config if key not in made or json.dumps(made[key]) != json.dumps(config[key])]
+        layer = LAYERS[kind](**config, **arrays, name=entry["name"])
+        made = layer.arguments()
+        changed = [key for key in config if key not in made or not _same(made[key], config[key])]
     except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
         raise Fault(f"{place} ({kind} {_short(entry['name'])}): {_short(error)}") from None
     if changed:  # as "no" for a truth value, or 2.5 for a size
         raise Fault(f"{place}.config.{changed[0]}: expected what {kind} keeps of it, "
                     f"{_short(made.get(changed[0]))}, got {_short(config[changed[0]])}")
+    for key, array in arrays.items():
+        if made[key].itemsize != array.itemsize:
+            raise Fault(f"{place}.constants: expected {_short(key)} in {made[key].dtype}, which holds every bit of it")
     return layer
+
+
+def _check_arguments(entry: dict[str, Any], place: str) -> None:
+    """Fault where a class or its arguments are not what is written, but for the values."""
+    kind, config, arrays = entry["class"], entry["config"], entry.get("constants", ())
+    if kind not in LAYERS:
+        raise Fault(f"{place}.class: fastlrp {__version__} has {', '.join(LAYERS)}, but not {_short(kind)}")
+    if len(set(arrays)) < len(arrays) or not set(arrays) <= set(LAYERS[kind].constants):
+        raise Fault(f"{place}.constants: {kind} has {LAYERS[kind].constants}, got {_short(arrays)}")
+    for key, value in config.items():
+        # A shape of a million sizes would take minutes to multiply.
+        if type(value) is list and sum(type(item) is int for item in value) > MOST_DIMENSIONS:
+            raise Fault(f"{place}.config.{_short(key)}: expected at most {MOST_DIMENSIONS} whole numbers")
+        if type(value) is list and "constants" in entry and key in LAYERS[kind].constants:
+            raise Fault(f"{place}.config.{key}: expected a number, or an array among the constants")
+
+
+def _same(made: Any, written: Any) -> bool:
+    """Whether two values are written in the same way: 1, 1.0 and true differ."""
+    try:
+        return json.dumps(made, default=np.ndarray.tolist) == json.dumps(written, default=np.ndarray.tolist)
+    except RecursionError:
+        return False
 
 
 def _check_sizes(nodes: Sequence[tuple[Layer, tuple[int, ...]]], shapes: list[Any]) -> None:

@@ -19,7 +19,7 @@ from ..reference import Array
 from ..shapes import as_size
 from .building import BATCH, UNKNOWN, Builder, Value
 from .onnx_file import FLOATS, File
-from .onnx_folding import FOLDS, MOST_INPUTS, shape_of
+from .onnx_folding import FOLDS, MOST_INPUTS, shape_of, slices_of
 from .onnx_nodes import Node, text
 from .onnx_shapes import OPERATORS
 from .values import OTHER_BATCH, Unsupported, shown
@@ -45,10 +45,11 @@ def from_onnx(path: str | PathLike[str] | bytes, *, input_shapes: Mapping[str, S
     MaxPool, AveragePool, GlobalAveragePool, GlobalMaxPool, ReduceMean over the spatial axes; Relu, LeakyRelu, PRelu,
     Elu, Selu, Sigmoid, Tanh, Softplus, HardSigmoid, HardSwish, Gelu (also as its formula with Erf), Swish (also as its
     formula), Mish, Clip, Abs, Max and Min with a number; Add, Sub, Sum, Neg, Mul and Div with constants, Mul by a gate
-    (a value that is smaller, or made by a sigmoid: constant for relevance); Concat, Flatten, Reshape, Transpose,
-    Squeeze, Unsqueeze, Expand over spatial axes, constant Pad around them, Upsample and Resize that repeat pixels;
-    Dropout, Identity, Cast between floating-point types. Softmax and LogSoftmax at the end are left out with a warning:
-    outputs are logits. What depends on constants and shapes alone is computed, by the usual arithmetic.
+    (a value that is smaller, or made by a sigmoid: constant for relevance); Concat, Split, Slice with steps forward,
+    Gather of one constant index or of several in even steps, Flatten, Reshape, Transpose, Squeeze, Unsqueeze, Expand
+    over spatial axes, constant Pad around them, Upsample and Resize that repeat pixels; Dropout, Identity, Cast between
+    floating-point types. Softmax and LogSoftmax at the end are left out with a warning: outputs are logits. What
+    depends on constants and shapes alone is computed, by the usual arithmetic.
 
     Raises UnsupportedError, which lists all the nodes that are something else; FormatError where the file is not what
     it claims to be, naming the file and the node or tensor; both are ValueError. ImportError without onnx, OSError
@@ -101,11 +102,9 @@ class _Importer:
         """The values of the outputs."""
         for node in self.needed:
             result = self._result(node)
-            for i, name in enumerate(node.outputs):
-                if i:
-                    self.others[name] = node
-                else:
-                    self.values[name] = result
+            results = result if isinstance(result, list) else [result]
+            self.others.update(dict.fromkeys(filter(None, node.outputs[len(results):]), node))
+            self.values.update(zip(node.outputs, results, strict=False))
         outputs = [self._value(name) for name in self.outputs]
         for name, value in zip(self.outputs, outputs, strict=True):
             if isinstance(value, np.ndarray):
@@ -233,7 +232,7 @@ class _Importer:
             result, other = (_size(node, (size, *inputs[0].shape)) for size in (BATCH, OTHER_BATCH))
             self._keep(node, result, other)
         elif constants is (table is FOLDS):
-            if changes and not constants and node.op not in TAKE_SHAPES:
+            if changes and not constants and not _takes(node, inputs, again):
                 raise Unsupported("a number that depends on the size of the batch")
             with np.errstate(all="ignore"):
                 result = apply(self.file if constants else self.builder, node, inputs)
@@ -254,6 +253,14 @@ class _Importer:
 def _size(node: Node, shape: Shape) -> Array:
     """What Shape and Size make of a shape."""
     return shape_of(node, shape) if node.op == "Shape" else np.asarray(np.prod(shape, dtype=np.int64))
+
+
+def _takes(node: Node, inputs: Sequence[Any], again: Sequence[Any]) -> bool:
+    """Whether a node may read numbers that the size of the batch changes: where they say nothing of other axes."""
+    if node.op != "Slice" or not isinstance(inputs[0], Value):
+        return node.op in TAKE_SHAPES
+    rank = len(inputs[0].shape) + 1
+    return slices_of(node, list(inputs), rank)[1:] == slices_of(node, list(again), rank)[1:]
 
 
 def _check_count(node: Node, inputs: Sequence[Any], least: int, most: int) -> None:

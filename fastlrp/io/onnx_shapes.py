@@ -77,10 +77,57 @@ def _concat(b: Builder, node: Node, inputs: list[Any]) -> Any:
 def _slice(b: Builder, node: Node, inputs: list[Any]) -> Any:
     x = computed(inputs[0])
     slices = slices_of(node, inputs, len(x.shape) + 1)
-    sizes = [own.indices(size) for own, size in zip(slices, (BATCH, *x.shape), strict=True)]
-    if sizes != [(0, size, 1) for size in (BATCH, *x.shape)]:
-        raise Unsupported("a part of a computed value")
-    return b.identity(x)
+    if slices[0].indices(BATCH) != (0, BATCH, 1):
+        raise Unsupported("a part of the batch")
+    places = {axis: slices[axis].indices(size) for axis, size in enumerate(x.shape, 1)}
+    parts = [axis for axis, size in enumerate(x.shape, 1) if places[axis] != (0, size, 1)]
+    if not parts:
+        return b.identity(x)
+    for axis in parts:
+        x = b.slice(x, axis, *places[axis], part="" if axis == parts[-1] else f"axis{axis}")
+    return x
+
+
+@operator("Split", 1, 2)
+def _split(b: Builder, node: Node, inputs: list[Any]) -> Any:
+    x, count = computed(inputs[0]), len(node.outputs)
+    axis, = unique_axes([node.int("axis", 0)], len(x.shape) + 1)
+    sizes, number = axes_of(node, inputs, 1, "split"), node.int("num_outputs")
+    if number is not None and (number != count or sizes is not None):
+        raise ValueError(f"num_outputs {number} where there are {count} outputs"
+                         + " and sizes" * (sizes is not None))
+    if axis == 0:
+        raise Unsupported("parts of the batch")
+    if sizes is None:
+        size = x.shape[axis - 1]
+        if number is None and size % count:
+            raise ValueError(f"{count} outputs of one size where axis {axis} has {size}")
+        each = -(-size // count)
+        sizes = [each] * (count - 1) + [size - each * (count - 1)]
+    if len(sizes) != count:
+        raise ValueError(f"expected a size for each of the {count} outputs, got {sizes}")
+    return b.split(x, axis, sizes)
+
+
+@operator("Gather", 2)
+def _gather(b: Builder, node: Node, inputs: list[Any]) -> Any:
+    x, indices = computed(inputs[0]), constant(inputs[1], "indices")
+    assert indices is not None
+    axis, = unique_axes([node.int("axis", 0)], len(x.shape) + 1)
+    if axis == 0:
+        raise Unsupported("a part of the batch")
+    size = x.shape[axis - 1]
+    if indices.ndim > 1 or not 0 < indices.size <= size:
+        raise Unsupported(f"indices of shape {indices.shape}: only one number, or several that rise in even steps")
+    b.charge(24 * indices.size)
+    if indices.dtype.kind not in "iu" or indices.min() < -size or indices.max() >= size:
+        raise ValueError(f"expected indices from {-size} to {size - 1}, got {indices.dtype} of shape {indices.shape}")
+    places = indices.reshape(-1).astype(np.int64) % size
+    step = int(places[1] - places[0]) if places.size > 1 else 1
+    if step < 1 or (np.diff(places) != step).any():
+        raise Unsupported("indices that do not rise in even steps")
+    part = b.slice(x, axis, int(places[0]), int(places[-1]) + 1, step, part="" if indices.ndim else "slice")
+    return part if indices.ndim else b.squeeze(part, [axis])
 
 
 @operator("Pad", 1, 4)

@@ -20,7 +20,7 @@ from ..reference import Array
 from .values import ERF, Unsupported, Value, Values
 
 NO_BOUND = 3.4e38  # what sources write for none
-CONSTANT_BYTES = 48  # of each number that a layer keeps as an option
+CONSTANT_BYTES = 13  # of each number that a layer keeps as an option: in its order, and in single precision
 CLOSE = 1e-6  # constants of formulas were rounded to single precision
 
 ACTIVATIONS: dict[str, Callable[..., Layer]] = {

@@ -148,13 +148,15 @@ def _reads_what_changed(graph: Any) -> bool:
     place = {node: i for i, node in enumerate(graph.nodes)}
     sharing: dict[Any, list[Any]] = {node: [node] for node in graph.nodes}
     for node in graph.nodes:
-        schema = getattr(node.target, "_schema", None)
         source = node.args[0] if node.args else None
-        if schema is None or not isinstance(source, type(node)):
+        if not isinstance(source, type(node)):
             continue
-        if schema.is_mutable and any(place[user] > place[node] for own in sharing[source] for user in own.users):
+        schema: Any = getattr(node.target, "_schema", None)
+        if schema and schema.is_mutable and any(place[user] > place[node]
+                                                for own in sharing[source] for user in own.users):
             return True
-        if "dropout" in schema.name or any(result.alias_info for result in schema.returns):
+        if node.target is operator.getitem or (schema and (
+                "dropout" in schema.name or any(result.alias_info for result in schema.returns))):
             sharing[source].append(node)
             sharing[node] = sharing[source]
     return False
@@ -245,16 +247,15 @@ class _Reader:
             raise Unsupported("a number that depends on the size of the batch")
         if not any(isinstance(value, Value) for value in _flat(named.values())):
             raise Unsupported("constants, as many as the batch")
-        result = node.meta["val"][0] if isinstance(node.meta["val"], (tuple, list)) else node.meta["val"]
-        if not result.dtype.is_floating_point:
-            raise Unsupported(f"to {result.dtype}: only to floating point")
-        shape = self._shape(result)
+        results = node.meta["val"] if isinstance(node.meta["val"], (tuple, list)) else [node.meta["val"]]
+        if not results[0].dtype.is_floating_point:
+            raise Unsupported(f"to {results[0].dtype}: only to floating point")
         options = _Arguments({key: self._constant(value) for key, value in named.items()} | {
-            "result": shape, "module": self._module(node)})
+            "result": self._shape(results[0]), "module": self._module(node)})
         found = READERS[kind](self.builder, options)
-        own = found[0] if isinstance(found, tuple) else found
-        if own.shape != shape[1:]:
-            raise Unsupported(f"samples of shape {own.shape} where PyTorch makes {shape[1:]}")
+        for own, result in zip(found if isinstance(found, (tuple, list)) else [found], results, strict=False):
+            if own.shape != (shape := self._shape(result)[1:]):
+                raise Unsupported(f"samples of shape {own.shape} where PyTorch makes {shape}")
         return found
 
     def _shape(self, tensor: Any) -> tuple[Any, ...]:

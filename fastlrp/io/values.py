@@ -254,8 +254,9 @@ class Values:
         array = np.asarray(value)
         if array.dtype.kind not in "fiub":
             raise ValueError(f"expected numbers, got {array.dtype}")
-        self.charge(8 * array.size)
-        return array.astype(np.float64)
+        if array.dtype != np.float64:
+            self.charge(8 * array.size)
+        return array.astype(np.float64, copy=False)
 
     # ---- the network ----
 

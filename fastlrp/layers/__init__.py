@@ -30,6 +30,7 @@ from .reshape import (
     Identity,
     Pad2d,
     Reshape,
+    Slice,
     ToChannelsFirst,
     ToChannelsLast,
     Transpose,
@@ -41,7 +42,7 @@ from .value import Input, Value
 LAYERS: dict[str, type[Layer]] = {cls.__name__: cls for cls in (
     Linear, Conv2d, BatchNorm, SumPool2d, AvgPool2d, MaxPool2d, GlobalAvgPool2d, AdaptiveAvgPool2d, AdaptiveMaxPool2d,
     ReLU, ReLU6, Clip, LeakyReLU, PReLU, ELU, SELU, GELU, SiLU, Hardswish, Hardsigmoid, Mish, Tanh, Sigmoid, Abs,
-    Softplus, Flatten, Reshape, Transpose, ToChannelsFirst, ToChannelsLast, Pad2d, Upsample, Dropout, Identity, Scale,
-    Format, Normalize, Add, Concat, Multiply)}
+    Softplus, Flatten, Reshape, Transpose, ToChannelsFirst, ToChannelsLast, Slice, Pad2d, Upsample, Dropout, Identity,
+    Scale, Format, Normalize, Add, Concat, Multiply)}
 
 __all__ = ["LAYERS", "Input", "Layer", "ParameterLayer", "Value", "WeightedLayer", *LAYERS]

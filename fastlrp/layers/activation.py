@@ -12,7 +12,6 @@ import numpy as np
 from ..reference import Array
 from ..shapes import as_number
 from .base import Layer, Shape
-from .scale import as_constants
 
 
 class Activation(Layer):
@@ -59,9 +58,16 @@ class Clip(Activation):
             raise ValueError("low or high must be a number, got None for both")
         if self.low is not None and self.high is not None and self.low >= self.high:
             raise ValueError(f"low must be less than high, got low={low!r}, high={high!r}")
-        self.nonnegative = "always" if self.low is not None and self.low >= 0 else (
-            "unknown" if self.high is not None and self.high < 0 else "as input")
-        self.gates = self.low == 0
+
+    @property
+    def nonnegative(self) -> str:  # type: ignore[override]
+        if self.low is not None and self.low >= 0:
+            return "always"
+        return "unknown" if self.high is not None and self.high < 0 else "as input"
+
+    @property
+    def gates(self) -> bool:  # type: ignore[override]
+        return self.low == 0
 
     @property
     def _steps(self) -> list[tuple[str, float]]:
@@ -91,7 +97,12 @@ class LeakyReLU(Activation):
 
     def __init__(self, slope: float = 0.01, name: str | None = None):
         super().__init__(name)
-        self.slope = self.parameter = as_number(slope, "slope")
+        self.slope = as_number(slope, "slope")
+
+    @property
+    def parameter(self) -> float:  # type: ignore[override]
+        """What the kernel takes."""
+        return self.slope
 
 
 class PReLU(Layer):
@@ -102,11 +113,11 @@ class PReLU(Layer):
 
     kind = "prelu"
     nonnegative = "as input"
-    options = ("slope",)
+    options = constants = ("slope",)
 
     def __init__(self, slope: Any = 0.25, name: str | None = None):
         super().__init__(name)
-        self.slope = as_constants(slope, "slope")
+        self.slope = slope
         if np.ndim(self.slope) > 1:
             raise ValueError(f"slope must be a number or one for each channel, got shape {np.shape(self.slope)}")
 
@@ -134,7 +145,12 @@ class ELU(Activation):
 
     def __init__(self, alpha: float = 1.0, name: str | None = None):
         super().__init__(name)
-        self.alpha = self.parameter = as_number(alpha, "alpha")
+        self.alpha = as_number(alpha, "alpha")
+
+    @property
+    def parameter(self) -> float:  # type: ignore[override]
+        """What the kernel takes."""
+        return self.alpha
 
 
 class SELU(Activation):
@@ -159,7 +175,11 @@ class GELU(Activation):
         if approximate not in ("none", "tanh"):
             raise ValueError(f'approximate must be "none" or "tanh", got {approximate!r}')
         self.approximate = approximate
-        self.function = "gelu" if approximate == "none" else "gelu_tanh"
+
+    @property
+    def function(self) -> str:  # type: ignore[override]
+        """The kernel's name for it."""
+        return "gelu" if self.approximate == "none" else "gelu_tanh"
 
 
 class SiLU(Activation):

@@ -43,6 +43,7 @@ class Layer:
     keeps_range: ClassVar[bool] = False
     gates: bool = False
     options: ClassVar[tuple[str, ...]] = ()  # constructor arguments, each kept under its own name
+    constants: ClassVar[tuple[str, ...]] = ()  # those of them that are numbers or read-only arrays: see as_constants
     layout: ClassVar[str] = "same"  # of spatial values in networks with channels first: see Graph
     merges: ClassVar[bool] = False  # whether it reads several values: x is then a tuple of arrays
     transparent: ClassVar[bool] = False  # whether outputs are the inputs themselves, at most moved
@@ -57,9 +58,15 @@ class Layer:
         self.out_shape: Shape = ()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, value)
+        super().__setattr__(name, as_constants(value, name) if name in self.constants else value)
         if not name.startswith("_") and name not in ("weight", "bias"):
             self.__dict__["version"] = self.version + 1
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        for key in self.constants:
+            if isinstance(value := getattr(self, key), np.ndarray):
+                value.flags.writeable = False  # which copies forget
 
     def __call__(self, *values: Value) -> Value:
         """This layer's output for symbolic values, for `Network.from_graph`."""
@@ -100,9 +107,14 @@ class Layer:
         """For layers of role "scale": what the layer makes of values, numbers or one per channel, in any float type."""
         raise TypeError(f"{type(self).__name__} does not scale its input")
 
-    def config(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, Any]:
         """The constructor arguments that make this layer again."""
         return {option: getattr(self, option) for option in self.options}
+
+    def config(self) -> dict[str, Any]:
+        """The same with nested lists instead of arrays, to be compared or written down."""
+        return {key: value.tolist() if isinstance(value, np.ndarray) else value
+                for key, value in self.arguments().items()}
 
     def astype(self, dtype: np.dtype) -> Layer:
         """A copy whose parameters have another float dtype."""
@@ -112,11 +124,12 @@ class Layer:
         """The call that makes this layer, without what is as by default."""
         defaults = {name: p.default for name, p in inspect.signature(type(self)).parameters.items()}
         shown = []
-        for key, value in self.config().items():
+        for key, value in self.arguments().items():
             value, default = _short(value), defaults[key]
+            own = isinstance(value, np.ndarray) or value != default
             if default is inspect.Parameter.empty:
                 shown.append(_text(value))
-            elif value != default and not (default is None and value == _short(getattr(self, "kernel", None))):
+            elif own and not (default is None and value == _short(getattr(self, "kernel", None))):
                 shown.append(f"{key}={_text(value)}")
         return f"{type(self).__name__}({', '.join(shown)})"
 
@@ -129,9 +142,28 @@ def _short(value: Any) -> Any:
 
 
 def _text(value: Any) -> str:
-    """A value's repr, but for constants of many channels."""
-    count = np.size(value) if isinstance(value, list) else 0
-    return repr(value) if count <= MOST_SHOWN else f"<{count} numbers>"
+    """A value's repr; of arrays, the numbers if they are few."""
+    if isinstance(value, np.ndarray):
+        return repr(value.tolist()) if value.size <= MOST_SHOWN else f"<{value.size} numbers>"
+    return repr(value)
+
+
+def as_constants(value: Any, name: str) -> Any:
+    """A finite number, or a read-only array of such that is no one else's: from a number or a real array.
+
+    In single precision where that holds every bit, else in double.
+    """
+    single = getattr(value, "dtype", None) == np.float32
+    array = real_array(value, np.dtype(np.float32 if single else np.float64), name)
+    if not array.size or not np.isfinite(array).all():
+        raise ValueError(f"{name} must hold finite numbers, got {value!r}")
+    if not array.ndim:
+        return array.item()
+    with np.errstate(over="ignore"):
+        narrow = array.astype(np.float32)
+    own = narrow if single or (narrow == array).all() else array.copy()
+    own.flags.writeable = False
+    return own
 
 
 class ParameterLayer(Layer):
@@ -147,7 +179,7 @@ class ParameterLayer(Layer):
         return {key: value for key, value in self.__dict__.items() if key != "_packed"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _packed={})
+        super().__setstate__({**state, "_packed": {}})
         for value in self._parameters.values():
             value.flags.writeable = False  # which copies forget
 
@@ -298,5 +330,5 @@ class WeightedLayer(ParameterLayer):
             found["bias"] = ops.channel_sum(g)
         return found
 
-    def config(self) -> dict[str, Any]:
-        return {**super().config(), "bias": self.use_bias}
+    def arguments(self) -> dict[str, Any]:
+        return {**super().arguments(), "bias": self.use_bias}

@@ -151,9 +151,11 @@ class SumPool2d(Sliding, Sums):
             if isinstance(scale, str):
                 raise ValueError(f'scale must be a finite number or "sqrt", got {scale!r}')
             scale = as_number(scale, "scale")
-            if scale < 0:
-                self.nonnegative = "unknown"
         self.scale = scale
+
+    @property
+    def nonnegative(self) -> str:  # type: ignore[override]
+        return "unknown" if not isinstance(self.scale, str) and self.scale < 0 else "as input"
 
     def _scales(self) -> Array:
         scale = 1 / math.sqrt(math.prod(self.kernel)) if self.scale == "sqrt" else self.scale

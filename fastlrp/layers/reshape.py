@@ -1,4 +1,5 @@
-"""Layers that move values or let them through: Flatten, Reshape, Transpose, Pad2d, Upsample, Dropout, Identity."""
+"""Layers that move values, pick some of them or let them through: Flatten, Reshape, Transpose, Slice, Pad2d, Upsample,
+Dropout, Identity."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..reference import Array
-from ..shapes import Window, as_number, as_padding, as_pair, as_size
+from ..shapes import MOST, Window, as_number, as_padding, as_pair, as_size
 from .base import Layer, Shape
 
 
@@ -110,6 +111,53 @@ class ToChannelsLast(Transpose):
         super().__init__((1, 2, 0), name)
 
 
+class Slice(Layer):
+    """The places start, start + step, ... before stop along an axis of a sample (−1: the channels; batches are not
+    counted): x[..., start:stop:step, ...]. Negative places count from the end, stop=None is the end, and what lies
+    beyond is left out, as in Python. Relevance goes by position: what is not picked has none.
+
+    A value is split by several Slices that read it: its relevance is the sum of theirs.
+    """
+
+    kind = "slice"
+    role = "route"
+    nonnegative = "as input"
+    transparent = True
+    options = ("axis", "start", "stop", "step")
+
+    def __init__(self, axis: int = -1, start: int = 0, stop: int | None = None, step: int = 1, name: str | None = None):
+        super().__init__(name)
+        self.axis, self.step = as_size(axis, "axis", -32, 32), as_size(step, "step")
+        self.start = as_size(start, "start", -MOST)
+        self.stop = None if stop is None else as_size(stop, "stop", -MOST)
+
+    def infer(self, in_shape: Shape) -> Shape:
+        rank = len(in_shape)
+        if not -rank <= self.axis < rank:
+            raise ValueError(f"axis must be from {-rank} to {rank - 1} for samples of shape {in_shape}, "
+                             f"got {self.axis}")
+        at, count = self.axis % rank, len(self._places(in_shape))
+        if not count:
+            raise ValueError(f"start={self.start} and stop={self.stop} pick nothing of the {in_shape[at]} places along "
+                             f"axis {self.axis} of samples of shape {in_shape}")
+        return (*in_shape[:at], count, *in_shape[at + 1:])
+
+    def _places(self, in_shape: Shape) -> range:
+        return range(in_shape[self.axis])[self.start:self.stop:self.step]
+
+    def scaled(self, x: Array) -> Array:
+        """What is left of values, numbers or one per channel."""
+        along_channels = self.axis in (-1, len(self.in_shape) - 1)
+        return x[self.start:self.stop:self.step] if along_channels and x.shape == self.in_shape[-1:] else x
+
+    def forward(self, ops: Any, x: Array) -> tuple[Array, Any]:
+        return ops.slice(x, self.axis % len(self.in_shape), self._places(self.in_shape)), None
+
+    def backward(self, ops: Any, g: Array, x: Array, kept: Any) -> Array:
+        at = self.axis % len(self.in_shape)
+        return ops.slice_backward(g, at, self._places(self.in_shape), self.in_shape[at])
+
+
 class Pad2d(Layer):
     """Add `padding` pixels of `value` around (N, H, W, C): an int, a pair or ((top, bottom), (left, right))."""
 
@@ -123,7 +171,10 @@ class Pad2d(Layer):
         if isinstance(resolved, str):
             raise ValueError('padding must be numbers here; "same" belongs to convolutions and pools')
         self.padding, self.value = resolved, as_number(value, "value", finite=False)
-        self.nonnegative = "as input" if self.value >= 0 else "unknown"
+
+    @property
+    def nonnegative(self) -> str:  # type: ignore[override]
+        return "as input" if self.value >= 0 else "unknown"
 
     def infer(self, in_shape: Shape) -> Shape:
         if len(in_shape) != 3:

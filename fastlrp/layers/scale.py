@@ -7,18 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ..ops import real_array
 from ..reference import Array
 from ..shapes import as_number
 from .base import Layer, Shape
-
-
-def as_constants(value: Any, name: str) -> Any:
-    """A finite number, or a nested list of such, as files hold them: from a number or a real array."""
-    array = real_array(value, np.dtype(np.float64), name)
-    if not array.size or not np.isfinite(array).all():
-        raise ValueError(f"{name} must hold finite numbers, got {value!r}")
-    return array.tolist()
 
 
 class Format(Layer):
@@ -49,14 +40,13 @@ class Normalize(Layer):
 
     kind = "normalize"
     role = "scale"
-    options = ("mean", "std")
+    options = constants = ("mean", "std")
 
     def __init__(self, mean: Any, std: Any, name: str | None = None):
         super().__init__(name)
-        mean, std = (real_array(value, np.dtype(np.float64), name) for value, name in ((mean, "mean"), (std, "std")))
-        if mean.ndim > 1 or std.ndim > 1 or not np.isfinite(mean).all() or not (np.isfinite(std) & (std > 0)).all():
+        self.mean, self.std = mean, std
+        if np.ndim(self.mean) > 1 or np.ndim(self.std) > 1 or np.min(self.std) <= 0:
             raise ValueError(f"mean and std must be finite numbers or one per channel, std > 0; got {mean}, {std}")
-        self.mean, self.std = mean.tolist(), std.tolist()
 
     def scaled(self, x: Array) -> Array:
         return (x - np.asarray(self.mean, x.dtype)) / np.asarray(self.std, x.dtype)
@@ -82,13 +72,15 @@ class Scale(Layer):
     """
 
     kind = "scaling"
-    options = ("times", "plus")
+    options = constants = ("times", "plus")
 
     def __init__(self, times: Any = 1.0, plus: Any = 0.0, name: str | None = None):
         super().__init__(name)
-        self.times, self.plus = as_constants(times, "times"), as_constants(plus, "plus")
-        if min(np.min(self.times), np.min(self.plus)) >= 0:
-            self.nonnegative = "as input"
+        self.times, self.plus = times, plus
+
+    @property
+    def nonnegative(self) -> str:  # type: ignore[override]
+        return "as input" if min(np.min(self.times), np.min(self.plus)) >= 0 else "unknown"
 
     def infer(self, in_shape: Shape) -> Shape:
         for name in ("times", "plus"):
