@@ -94,7 +94,7 @@ cdef extern from "fastlrp.h" nogil:
         FLRP_STEP_PRODUCT, FLRP_STEP_SUM_POOL, FLRP_STEP_SUM_POOL_BACKWARD, FLRP_STEP_MAX_POOL
         FLRP_STEP_MAX_POOL_BACKWARD, FLRP_STEP_MAX_POOL_SHARE, FLRP_STEP_RATIO, FLRP_STEP_GAMMA, FLRP_STEP_ACTIVATION
         FLRP_STEP_ACTIVATION_BACKWARD, FLRP_STEP_PICK, FLRP_STEP_AFFINE, FLRP_STEP_COMBINE, FLRP_STEP_COPY
-        FLRP_STEP_TURN
+        FLRP_STEP_TURN, FLRP_STEP_WEIGHT_GRADIENT, FLRP_STEP_CHANNEL_SUM
     enum:
         FLRP_COPY_AXES
     ctypedef struct flrp_copy:
@@ -127,7 +127,9 @@ cdef extern from "fastlrp.h" nogil:
         const flrp_step *steps
         const flrp_slot *slots
         const flrp_stretch *stretches
-        int64_t count, stretch_count, arena
+        int64_t count, stretch_count
+        int sums_up
+        int64_t arena
         double work
         int64_t width
         const flrp_program *lanes

@@ -388,7 +388,8 @@ STEPS = {"product": FLRP_STEP_PRODUCT, "sum_pool": FLRP_STEP_SUM_POOL,
          "ratio": FLRP_STEP_RATIO, "gamma": FLRP_STEP_GAMMA,
          "activation": FLRP_STEP_ACTIVATION, "activation_backward": FLRP_STEP_ACTIVATION_BACKWARD,
          "pick": FLRP_STEP_PICK, "affine": FLRP_STEP_AFFINE, "combine": FLRP_STEP_COMBINE,
-         "copy": FLRP_STEP_COPY, "turn": FLRP_STEP_TURN}
+         "copy": FLRP_STEP_COPY, "turn": FLRP_STEP_TURN, "weight_gradient": FLRP_STEP_WEIGHT_GRADIENT,
+         "channel_sum": FLRP_STEP_CHANNEL_SUM}
 
 
 cdef class Program:
@@ -404,13 +405,14 @@ cdef class Program:
     cdef flrp_copy *copies
     cdef flrp_stretch *stretches
     cdef int isa
-    cdef list keep, products
+    cdef list keep, products, biases
+    cdef set sums  # slots that hold one value for all samples
     cdef readonly Program twin  # for samples side by side
 
     def __cinit__(self, steps, sizes, layout, int64_t width=1):
         cdef Py_ssize_t i
         cdef flrp_stretch *stretch
-        self.isa, self.keep, self.products = isa, [], []
+        self.isa, self.keep, self.products, self.sums = isa, [], [], set()
         self.steps = <flrp_step *>calloc(len(steps) + 1, sizeof(flrp_step))
         self.windows = <flrp_window *>calloc(len(steps) + 1, sizeof(flrp_window))
         self.copies = <flrp_copy *>calloc(len(steps) + 1, sizeof(flrp_copy))
@@ -438,6 +440,23 @@ cdef class Program:
             raise ValueError("the twin was made for another instruction set")
         self.twin = twin
         self.p.lanes = &twin.p
+
+    def renew(self, products, biases):
+        """Go on with these products and biases (None: it has none), one of each for every step with a product."""
+        cdef Py_ssize_t i, k = 0
+        cdef Product product
+        for i in range(self.p.count):
+            if self.steps[i].op == FLRP_STEP_PRODUCT:
+                product = products[k]
+                if product.isa != self.isa or product.dst_size != self.slots[self.steps[i].out[0]].size:
+                    raise ValueError("the product is one of another step or instruction set")
+                self.steps[i].product, self.steps[i].sweeps = product.sweeps, product.count
+                self.steps[i].constants[0] = NULL
+                if biases[k] is not None:
+                    self.steps[i].constants[0] = pointer(biases[k], product.dst_channels, "bias")
+                self.products[k] = weakref.ref(product)
+                k += 1
+        self.biases = list(biases)
 
     def __dealloc__(self):
         free(self.steps)
@@ -490,6 +509,9 @@ cdef class Program:
             s.product, s.sweeps = (<Product>step.product).sweeps, (<Product>step.product).count
             self.products.append(weakref.ref(step.product))
             self.p.work += product_work(step.product)
+        if s.op in (FLRP_STEP_WEIGHT_GRADIENT, FLRP_STEP_CHANNEL_SUM):
+            self.p.sums_up = 1
+            self.sums.add(s.out[0])
         self.p.work += 4.0 * self.slots[s.out[0]].size  # what elementwise steps and pools take, roughly
         return 0
 
@@ -511,7 +533,8 @@ cdef class Program:
             raise MemoryError
         try:
             for slot, array in external.items():
-                memory[slot] = pointer(array, samples * self.slots[slot].size, "an input or output")
+                count = 1 if slot in self.sums else samples
+                memory[slot] = pointer(array, count * self.slots[slot].size, "an input or output")
             floats = flrp_program_plan(&p, run_threads, samples, &block)
             arena = empty((floats,))
             with nogil:

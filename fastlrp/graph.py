@@ -275,7 +275,8 @@ class Graph:
         try:
             with PREPARING:  # weights and biases of one time
                 values = work(recorder, slots, None)
-                return Program(recorder, slots, {name: values[name] for name in outputs}), recorder
+                outs = {name: values[name] for name in outputs}
+                return Program(recorder.steps, recorder.sizes, slots, outs), recorder
         except Exception:  # a user's layer that wants arrays may say so in any way; a true error comes again
             return None, None
 

@@ -105,7 +105,10 @@ class Native(Plain):
             turned = back and filters.size <= MOST_TURNED
             weight = layer.packed(("turned",), _turned) if turned else filters[0, 0]
             return product.refer([[_as_read(weight, part) for part in parts] for parts in sides], back and not turned)
-        weight = np.stack([np.stack([weight_part(filters, part) for part in parts], axis=2) for parts in sides])
+        if len(sides) == len(sides[0]) == 1:
+            weight = weight_part(filters, sides[0][0])[None, :, :, None]
+        else:
+            weight = np.stack([np.stack([weight_part(filters, part) for part in parts], axis=2) for parts in sides])
         if back:
             *lead, ins, outs = weight.shape
             grouped = weight.reshape(*lead, ins, geometry.groups, outs // geometry.groups)
@@ -119,7 +122,7 @@ class Native(Plain):
         return limbs if chosen else 0
 
     def weight_gradient(self, layer: Any, x: Array, g: Array) -> Array:
-        return _kernels.weight_gradient(layer.geometry.simplest, x, g)
+        return _kernels.weight_gradient(layer.geometry.simplest, x, g).reshape(layer.weight_shape)
 
     def channel_sum(self, g: Array) -> Array:
         """Σ over all but the last axis: the gradient of a bias."""

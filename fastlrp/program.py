@@ -11,6 +11,7 @@ import math
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -56,13 +57,24 @@ class Recorder:
             return self.native.product(layer, parts, operands, bias=bias, ratio=ratio, sign=sign, direct=direct)
         if bias is not None and bias.ndim > 1:
             return shifted(self, self.product(layer, parts, operands, sign=sign, direct=direct), bias, ratio)
+        again = partial(self.native.packed_product, layer, parts, direct)
         return self._add("product", layer.out_shape, *operands, ratio=ratio, constants=(bias,), sign=sign,
-                         product=self.native.packed_product(layer, parts, direct))
+                         product=again(), again=again,
+                         bias_of=layer if bias is not None and bias is layer.bias else None)
 
     def product_back(self, layer: Any, operands: Sequence[Any], sides: Sequence[Any], direct: bool = False) -> Slot:
         factors = tuple(factor for _, factor in sides if factor is not None)
-        return self._add("product", layer.in_shape, *operands, factors=factors,
-                         product=self.native.packed_product_back(layer, sides, direct))
+        again = partial(self.native.packed_product_back, layer, sides, direct)
+        return self._add("product", layer.in_shape, *operands, factors=factors, product=again(), again=again)
+
+    def weight_gradient(self, layer: Any, x: Slot, g: Slot) -> Slot:
+        geometry = layer.geometry.simplest
+        return self._add("weight_gradient", layer.weight_shape, x, g, window=geometry, kind=geometry.groups,
+                         channels=geometry.out_channels)
+
+    def channel_sum(self, g: Slot) -> Slot:
+        shape = g.sample_shape[-1:]
+        return self._add("channel_sum", shape, g, channels=shape[0])
 
     def sum_pool(self, window: Window, x: Slot, scale: Array) -> Slot:
         return self._add("sum_pool", window.out_shape, x, window=window, constants=(scale,))
@@ -264,21 +276,33 @@ class _Twin:
 
 
 class Program:
-    """A recorded run: `inputs` and `outputs` by name, in the caller's memory; everything else in an arena."""
+    """A recorded run: `inputs` and `outputs` by name, in the caller's memory; everything else in an arena.
 
-    def __init__(self, recorder: Recorder, inputs: Mapping[Any, Slot], outputs: Mapping[Any, Slot]):
+    steps, sizes: as a recorder has them. renewable: for weights that change before every run.
+    """
+
+    def __init__(self, steps: Sequence[Step], sizes: Sequence[int], inputs: Mapping[Any, Slot],
+                 outputs: Mapping[Any, Slot], renewable: bool = False):
         if inputs.keys() & outputs.keys():
             raise ValueError(f"names of inputs and outputs must differ, got {inputs.keys() & outputs.keys()} as both")
         self._slots = {**inputs, **outputs}
         self._outputs = list(outputs)
-        needed = _needed(recorder.steps, outputs.values())
+        needed = _needed(steps, outputs.values())
         external = {slot.index for slot in self._slots.values()}
-        layout = lay_out(needed, recorder.sizes, external, stretch=True)
-        self._compiled = _kernels.Program(needed, recorder.sizes, layout)
-        weak = [step if step.product is None else replace(step, product=weakref.ref(step.product)) for step in needed]
+        layout = lay_out(needed, sizes, external, stretch=not renewable)
+        self._compiled = _kernels.Program(needed, sizes, layout)
+        self._products = [(step.again, step.bias_of) for step in needed if renewable and step.again is not None]
+        weak = [step if step.product is None else
+                replace(step, product=weakref.ref(step.product), again=None, bias_of=None) for step in needed]
         self._lanes, self._isa = _kernels.lanes(), _kernels.get_isa()
-        fits = 4 * layout.arena * self._lanes <= MOST_BYTES_SIDE_BY_SIDE
-        self._twin_of: Any = (weak, recorder.sizes, external) if fits else None
+        fits = 4 * layout.arena * self._lanes <= MOST_BYTES_SIDE_BY_SIDE and not renewable
+        self._twin_of: Any = (weak, sizes, external) if fits else None
+
+    def renew(self) -> list[Any]:
+        """Take the weights and biases that the layers have now; hold what is returned while it runs with them."""
+        products = [again() for again, _ in self._products if again is not None]
+        self._compiled.renew(products, [None if layer is None else layer.bias for _, layer in self._products])
+        return products
 
     def _add_twin(self) -> None:
         """For samples side by side, where these are small enough and all products have such a form."""

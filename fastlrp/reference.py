@@ -306,7 +306,7 @@ class Reference(Plain):
     def weight_gradient(self, layer: Any, x: Array, g: Array) -> Array:
         geometry = layer.geometry
         x, g = x.reshape(len(x), *geometry.in_shape), g.reshape(len(g), *geometry.out_shape)
-        return linear_weight_gradient(geometry, x, g)
+        return linear_weight_gradient(geometry, x, g).reshape(layer.weight_shape)
 
     def channel_sum(self, g: Array) -> Array:
         """Σ over all but the last axis: the gradient of a bias."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +55,8 @@ class Step:
     constants: tuple[Array | None, ...] = ()
     channels: int = 1
     product: Any = None
+    again: Callable[[], Any] | None = None  # packs the product anew, from the weights of then
+    bias_of: Any = None  # the layer whose bias constants[0] is
     window: Window | None = None
     copy: Copy | None = None
     kind: int = 0

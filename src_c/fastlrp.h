@@ -201,12 +201,13 @@ typedef struct {
  * constants[1] for every sample, bias = constants[0]; GAMMA: p, q, z to a and b, bias = constants[0]; ACTIVATION: x;
  * ACTIVATION_BACKWARD: x, g; PICK: outputs, kind 0: their value at the class, 1: one; AFFINE: (x - constants[0]) * [1] /
  * [2] + [3], `channels` of each; COMBINE: two, kind 0: their sum, 1: product; COPY: x to where `copy` says; kind 1:
- * `parameter` everywhere else; TURN: x, kind 0: of samples one by one to samples side by side, 1: back. */
+ * `parameter` everywhere else; WEIGHT_GRADIENT: x, g, `kind` groups, `channels` outputs, and CHANNEL_SUM: g, `channels`,
+ * one output for all samples, outside the arena; TURN: x, kind 0: of samples one by one to samples side by side, 1: back. */
 enum {
     FLRP_STEP_PRODUCT, FLRP_STEP_SUM_POOL, FLRP_STEP_SUM_POOL_BACKWARD, FLRP_STEP_MAX_POOL,
     FLRP_STEP_MAX_POOL_BACKWARD, FLRP_STEP_MAX_POOL_SHARE, FLRP_STEP_RATIO, FLRP_STEP_GAMMA, FLRP_STEP_ACTIVATION,
     FLRP_STEP_ACTIVATION_BACKWARD, FLRP_STEP_PICK, FLRP_STEP_AFFINE, FLRP_STEP_COMBINE, FLRP_STEP_COPY,
-    FLRP_STEP_TURN
+    FLRP_STEP_TURN, FLRP_STEP_WEIGHT_GRADIENT, FLRP_STEP_CHANNEL_SUM
 };
 
 typedef struct {
@@ -240,6 +241,7 @@ typedef struct flrp_program {
     const flrp_slot *slots;
     const flrp_stretch *stretches; /* in the order of their steps */
     int64_t count, stretch_count;
+    int sums_up;          /* over samples: all of them must go through the steps together */
     int64_t arena;        /* floats for one sample */
     double work;          /* multiply-adds for one sample */
     int64_t width;        /* samples that lie side by side and are one to these steps; 1: none */

@@ -140,6 +140,11 @@ static int run_step(const frame *f, const flrp_step *s, int threads) {
                       s->kind ? &s->parameter : 0, out);
         break;
     case FLRP_STEP_TURN: turn(f, s); break;
+    case FLRP_STEP_WEIGHT_GRADIENT:
+        return flrp_weight_gradient(isa, threads, s->window, s->kind, s->channels, n, a.data, b.data, out);
+    case FLRP_STEP_CHANNEL_SUM:
+        flrp_channel_sum(isa, n * (size_of(f, s->in[0].slot) / s->channels), s->channels, a.data, out);
+        break;
     }
     return FLRP_OK;
 }
@@ -225,6 +230,7 @@ int64_t flrp_program_plan(const flrp_program *p, int threads, int64_t samples, i
     const int64_t bytes = flrp_max(1, p->arena) * (int64_t)sizeof(float);
     threads = flrp_threads_for(threads, samples, p->work * (double)samples);
     *block = samples;
+    if (p->sums_up) return block_floats(p, samples) + FLRP_CACHE_LINE / (int64_t)sizeof(float);
     if (p->lanes && samples / p->lanes->width >= threads) *block = p->lanes->width;
     else if (p->stretch_count || bytes > MOST_SHARED_BYTES || samples < 2) threads = 1;
     else {

@@ -619,8 +619,8 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, place: str) -> Network:
     net, more = perceptron(), {}
     if place == "loss":
         more["loss"] = interrupting(3, sigmoid_cross_entropy)
-    if place == "optimizer":  # at the second of the four parameters
-        monkeypatch.setattr(Adam, "_apply", interrupting(10, Adam._apply))
+    if place == "optimizer":
+        monkeypatch.setattr(Adam, "_apply", interrupting(3, Adam._apply))
     if place == "assignment":
         monkeypatch.setattr(WeightedLayer, "_store", interrupting(10, WeightedLayer._store))
     if place == "callback":

@@ -224,6 +224,10 @@ class ParameterLayer(Layer):
         self.check_parameter(key, own)
         self._store(key, own.copy() if np.may_share_memory(own, np.asarray(value)) else own)
 
+    def take(self, key: str, value: Array) -> None:
+        """Set a parameter to a new array that is no one else's and right in shape and type, as training makes them."""
+        self._store(key, value)
+
     def _store(self, key: str, value: Array) -> None:
         """Keep an array that is no one else's, read-only; whatever was packed from the old values is dropped."""
         value.flags.writeable = False
@@ -325,7 +329,7 @@ class WeightedLayer(ParameterLayer):
         return ops.product_back(self, [(g, "plain", None)], [(("w",), None)])
 
     def gradients(self, ops: Any, g: Array, x: Array) -> dict[str, Array]:
-        found = {"weight": ops.weight_gradient(self, x, g).reshape(self.weight_shape)}
+        found = {"weight": ops.weight_gradient(self, x, g)}
         if self.use_bias:
             found["bias"] = ops.channel_sum(g)
         return found

@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from ..graph import Graph
+from ..graph import Graph, Trace
 from ..layers import ParameterLayer
 from ..reference import Array
 from ..shapes import as_size
 from .losses import LOSSES, Loss, Targets, evaluate, find_loss
 from .optimizers import Optimizer, find_optimizer
+from .recorded import RecordedStep, record
 from .stopping import Criterion, find_criterion
 
 Gradients = dict[str, dict[str, Array]]
@@ -171,10 +172,12 @@ class _Step:
             raise ValueError("the network has no parameters to train")
         if len(net.outputs) > 1:
             raise ValueError(f"the network must have one output to train, got {len(net.outputs)}")
+        self.state: Any = None  # of the network, when it was recorded
+        self.recorded: RecordedStep | None = None
 
     def __call__(self, number: int, inputs: Sequence[Array], target: Array) -> float:
         with np.errstate(all="ignore"):  # what overflows here ends in the loss
-            value, found = _gradients(self.net, inputs, target, self.loss, self.rng)
+            value, found = self._gradients(inputs, target)
         _demand(math.isfinite(value), f"the loss is {value} at step {number}")
         keys = [(layer, key, array) for layer in self.layers if layer.name in found  # else the output has none of it
                 for key, array in layer.trained.items()]
@@ -189,6 +192,21 @@ class _Step:
             _demand(_is_finite(new), f"{layer.name}.{key} is not finite after step {number}")
         _assign(values)
         return value
+
+
+    def _gradients(self, inputs: Sequence[Array], target: Array) -> tuple[float, Gradients]:
+        """As `gradients` has them; recorded, where that can be, anew when the network is another."""
+        state = self.net.version, self.net.ops.key
+        if state != self.state:
+            self.state, self.recorded = state, record(self.net, _back)
+        if self.recorded is None or not self.recorded.lock.acquire(blocking=False):  # another fit runs it
+            return _gradients(self.net, inputs, target, self.loss, self.rng)
+        try:
+            output, values = self.recorded.run_forward(inputs)
+            value, g = _evaluate(self.net, self.loss, output, target)
+            return value, self.recorded.run_back(g, values)
+        finally:
+            self.recorded.lock.release()
 
 
 class _Watch:
@@ -224,27 +242,38 @@ class _Watch:
 
 def _gradients(net: Graph, inputs: Sequence[Array], target: Array, loss: Loss,
                rng: np.random.Generator | None) -> tuple[float, Gradients]:
-    """Forward, then back node by node, down to the first parameters on each way and no further."""
     trace, (end,) = net.trace(inputs, rng), net.outputs
-    value, g = evaluate(loss, net.to_surface(end, trace.values[end]), target)
-    learns = _learns(net)
+    value, g = _evaluate(net, loss, trace.values[end], target)
+    return value, _back(net, trace, g)
+
+
+def _evaluate(net: Graph, loss: Loss, output: Array, target: Array) -> tuple[float, Array]:
+    """The loss, and its gradient in the output as it is inside."""
+    end, = net.outputs
+    value, g = evaluate(loss, net.to_surface(end, output), target)
+    return value, net.to_inside(end, g)
+
+
+def _back(net: Graph, trace: Trace, g: Any) -> dict[str, dict[str, Any]]:
+    """Back node by node, down to the first parameters on each way and no further: the parameters' gradients."""
+    learns, (end,), ops = _learns(net), net.outputs, trace.ops
     pending: list[Any] = [None] * len(trace.values)
-    pending[end] = net.to_inside(end, g)
-    found: Gradients = {}
+    pending[end] = g
+    found: dict[str, dict[str, Any]] = {}
     for i in reversed(range(net.first, end + 1)):
         node, g = net.nodes[i - net.first], pending[i]
         if g is None:
             continue
         x, layer, pending[i] = node.reads(trace.values), node.layer, None
         if isinstance(layer, ParameterLayer):
-            own, sums = layer.gradients(net.ops, g, x), found.get(layer.name)
+            own, sums = layer.gradients(ops, g, x), found.get(layer.name)
             found[layer.name] = own if sums is None else {key: sums[key] + array for key, array in own.items()}
         if any(learns[j] for j in node.inputs):
-            back = node.parts(layer.backward(net.ops, g, x, trace.kept[i - net.first]))
+            back = node.parts(layer.backward(ops, g, x, trace.kept[i - net.first]))
             for j, part in zip(node.inputs, back, strict=True):
                 if learns[j]:
-                    pending[j] = part if pending[j] is None else net.ops.add(pending[j], part)
-    return value, found
+                    pending[j] = part if pending[j] is None else ops.add(pending[j], part)
+    return found
 
 
 def _learns(net: Graph) -> list[bool]:
@@ -259,10 +288,10 @@ def _assign(values: Sequence[tuple[Any, str, Array]]) -> None:
     """Set (layer, parameter name, array) all together: an interruption in between finishes the assignment first."""
     try:
         for layer, key, array in values:
-            setattr(layer, key, array)
+            layer.take(key, array)
     except BaseException:
         for layer, key, array in values:
-            setattr(layer, key, array)
+            layer.take(key, array)
         raise
 
 

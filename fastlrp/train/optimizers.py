@@ -1,7 +1,8 @@
 """Optimisers: how a step's gradients change the parameters.
 
 In: read-only parameter arrays and their gradients. Out: new arrays; the old ones are never written, so that a step
-that fails has changed nothing. Each array is walked in blocks that stay in the caches, in the network's own type.
+that fails has changed nothing. Large arrays are walked in blocks that stay in the caches, small
+ones together, in the network's own type.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ class State:
     """What an optimiser remembers of one network: the steps done, and arrays beside each parameter."""
 
     steps: int
-    slots: list[list[Array]]
+    groups: list[slice]  # of parameters: small ones go together
+    slots: list[list[Array]]  # of each group
     scratch: Array
 
 
@@ -51,12 +53,17 @@ class Optimizer(ABC):
             state = self._states[network] = self._start(parameters)
         state.steps += 1
         coefficients = self._coefficients(state.steps)
-        updated = [np.empty_like(parameter) for parameter in parameters]
-        for old, new, gradient, slots in zip(parameters, updated, gradients, state.slots, strict=True):
-            arrays = [array.reshape(-1) for array in (old, new, gradient, *slots)]
+        updated: list[Array] = []
+        for group, slots in zip(state.groups, state.slots, strict=True):
+            old, gradient = _joined(parameters[group]), _joined(gradients[group])
+            new = np.empty_like(old)
             for first in range(0, old.size, BLOCK):
-                blocks = [array[first:first + BLOCK] for array in arrays]
+                blocks = [array[first:first + BLOCK] for array in (old, new, gradient, *slots)]
                 self._apply(*blocks, scratch=state.scratch[:blocks[0].size], coefficients=coefficients)
+            at = 0
+            for parameter in parameters[group]:
+                updated.append(new[at:at + parameter.size].reshape(parameter.shape))
+                at += parameter.size
         return updated
 
     def forget(self, network: Any) -> None:
@@ -64,8 +71,10 @@ class Optimizer(ABC):
         self._states.pop(network, None)
 
     def _start(self, parameters: Sequence[Array]) -> State:
-        slots = [[np.zeros(p.size, p.dtype) for _ in range(self.slot_count)] for p in parameters]
-        return State(0, slots, np.empty(BLOCK, parameters[0].dtype))
+        groups, dtype = _groups([parameter.size for parameter in parameters]), parameters[0].dtype
+        sizes = [sum(parameter.size for parameter in parameters[group]) for group in groups]
+        slots = [[np.zeros(size, dtype) for _ in range(self.slot_count)] for size in sizes]
+        return State(0, groups, slots, np.empty(BLOCK, dtype))
 
     @abstractmethod
     def _coefficients(self, step: int) -> tuple[float, ...]:
@@ -75,6 +84,20 @@ class Optimizer(ABC):
     def _apply(self, old: Array, new: Array, gradient: Array, *slots: Array, scratch: Array,
                coefficients: tuple[float, ...]) -> None:
         """Write one block of new parameters, and its slots."""
+
+
+def _groups(sizes: Sequence[int]) -> list[slice]:
+    """Neighbours that fit a block together: a call for every small array would take longer than its numbers."""
+    groups, first = [], 0
+    for i in range(1, len(sizes) + 1):
+        if i == len(sizes) or sum(sizes[first:i + 1]) > BLOCK:
+            groups.append(slice(first, i))
+            first = i
+    return groups
+
+
+def _joined(arrays: Sequence[Array]) -> Array:
+    return arrays[0].reshape(-1) if len(arrays) == 1 else np.concatenate([array.reshape(-1) for array in arrays])
 
 
 class SGD(Optimizer):
