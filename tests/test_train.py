@@ -24,10 +24,12 @@ from fastlrp.train import (
     Patience,
     accuracy,
     gradients,
+    loop,
     mean_squared_error,
     sigmoid_cross_entropy,
     softmax_cross_entropy,
 )
+from fastlrp.train.recorded import RecordedStep, record
 
 DIGITS = fastlrp.datasets.digits()
 Parameters = dict[str, dict[str, np.ndarray]]
@@ -789,3 +791,76 @@ def test_every_argument_of_fit_is_explained() -> None:
     code = fastlrp.train.fit.__code__
     for name in code.co_varnames[1:code.co_argcount + code.co_kwonlyargcount]:
         assert re.search(rf"\b{name}\b", fastlrp.train.fit.__doc__), name
+
+
+def residual() -> Network:
+    """Two branches that meet, pools of both kinds, a strided and a grouped convolution, one without bias."""
+    x = fastlrp.Input((9, 8, 2))
+    h = fastlrp.MaxPool2d(2)(ReLU()(Conv2d(6, 3, padding=1)(x)))
+    y = fastlrp.Tanh()(Conv2d(6, 3, padding=1, groups=2, bias=False)(h))
+    h = fastlrp.SumPool2d((2, 2))(fastlrp.Add()(h, y))
+    return Network.from_graph(x, Linear(4)(Flatten()(fastlrp.Sigmoid()(Conv2d(8, 1, stride=2)(h)))), seed=2)
+
+
+def not_recorded(*anything: Any) -> None:
+    return None
+
+
+@pytest.mark.parametrize("make", [perceptron, residual])
+def test_recorded_steps_have_the_bits_of_others(make: Callable[[], Network], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In batches of several sizes, with parameters and options that a callback changes on the way."""
+    rng, used, right = np.random.default_rng(3), [], RecordedStep.run_back
+
+    def watched(self: RecordedStep, g: np.ndarray, values: Any) -> Any:
+        used.append(len(g))
+        return right(self, g, values)
+    monkeypatch.setattr(RecordedStep, "run_back", watched)
+    found, expected = make(), make()
+    x, t = rng.standard_normal((23, *found.input_shape)), rng.integers(0, 4, 23)
+
+    def changing(net: Network) -> Callable[[int, float], None]:
+        def callback(step: int, loss: float) -> None:
+            if step == 2:
+                net.parametric[0].weight = net.parametric[0].weight * 0.5
+                net.parametric[-1].bias = net.parametric[-1].bias + 1
+        return callback
+
+    more = {"epochs": 2, "batch_size": 10, "seed": 1}
+    losses = found.fit(x, t, callback=changing(found), **more).losses
+    assert used == 2 * [10, 10, 3]
+    monkeypatch.setattr(loop, "record", not_recorded)
+    assert losses == expected.fit(x, t, callback=changing(expected), **more).losses and len(used) == 6
+    assert_same_parameters(parameters(found), parameters(expected))
+
+
+def test_a_network_that_changes_is_recorded_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slope that a callback sets counts from the next step on."""
+    def train() -> Network:
+        net = Network([Linear(12), fastlrp.LeakyReLU(0.1), Linear(4)], (6,), seed=0)
+        net.fit(X, T, batch_size=12, callback=lambda step, loss: setattr(net.layers[1], "slope", 0.5))
+        return net
+    found = train()
+    monkeypatch.setattr(loop, "record", not_recorded)
+    assert_same_parameters(parameters(found), parameters(train()))
+
+
+def test_two_fits_of_one_network_do_not_meet_in_its_programs() -> None:
+    """A fit inside another one's loss runs as if nothing were recorded."""
+    def nested(output: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray]:
+        net.fit(X[:3], T[:3], batch_size=3)
+        return sigmoid_cross_entropy(output, target)
+    net = perceptron()
+    assert all(map(math.isfinite, net.fit(X, T, batch_size=12, loss=nested).losses))
+    assert net.fit(X, T).losses
+
+
+def test_what_cannot_be_recorded_trains_all_the_same() -> None:
+    """Dropout draws, BatchNorm's parameters are constants of programs, the twin has none."""
+    for layers in ([Linear(8), Dropout(0.5), Linear(4)], [Linear(8), fastlrp.BatchNorm(), Linear(4)]):
+        net = Network(layers, (6,), seed=0)
+        assert record(net, loop._back) is None
+        before = parameters(net)
+        net.fit(X, T)
+        assert all(not np.array_equal(before[name][key], value)
+                   for name, of in parameters(net).items() for key, value in of.items())
+    assert record(perceptron().to_numpy(), loop._back) is None
