@@ -286,3 +286,13 @@ def test_only_what_outputs_need_is_kept() -> None:
              Step("product", (d,), ((b, "plain", None),))]
     assert _needed(steps, [d]) == [steps[0], steps[2]]
     assert _needed(steps, [a]) == []
+
+
+@pytest.mark.parametrize("n", [1, 3, 40])
+def test_the_first_of_equal_outputs_is_explained(n: int) -> None:
+    """One sample after the other, and side by side."""
+    net = with_biases(mixed_network())
+    last = net.weighted[-1]
+    last.weight, last.bias = np.zeros_like(last.weight), [1, 1, 0, 0]
+    x = mixed_signs(np.random.default_rng(0), n, MIXED_SHAPE)
+    assert not net.explain(x).target.any()
