@@ -378,7 +378,7 @@ cdef double product_work(Product product):
     for i in range(product.count):
         p = &product.sweeps[i]
         work += <double>p.rows.count * p.cols.count * p.rows.taps * p.cols.taps * p.src_c * p.parts * p.sides \
-            * p.dst_c / p.groups * max(1, p.lanes.width)
+            * p.dst_c / p.groups * (p.lanes.width if p.form == FLRP_LANES else 1)
     return work
 
 
