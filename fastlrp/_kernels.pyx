@@ -368,7 +368,8 @@ cdef class Product:
 
 
 MOST_WEIGHTS = 1 << 19  # of a product for samples side by side: more would not stay in the cache from block to block
-FORMS_WITH_TWINS = {FLRP_WIDE: "wide", FLRP_LISTS: "lists", FLRP_NARROW: "narrow", FLRP_SCATTER: "scatter", FLRP_DENSE: "dense"}
+FORMS_WITH_TWINS = {FLRP_WIDE: "wide", FLRP_LISTS: "lists", FLRP_NARROW: "narrow", FLRP_SCATTER: "scatter",
+                    FLRP_DENSE: "dense"}
 
 
 cdef double product_work(Product product):
@@ -393,9 +394,10 @@ STEPS = {"product": FLRP_STEP_PRODUCT, "sum_pool": FLRP_STEP_SUM_POOL,
 
 
 cdef class Program:
-    """Steps (program.Step) over slots of `sizes` floats a sample, at `offsets` of an arena (−1: external).
+    """Steps (steps.Step) over slots of `sizes` floats a sample, which lie as `layout` says (arena.Layout).
 
-    Holds its products weakly: they die when a layer gets other weights, and the program is not current any more.
+    Holds its products weakly: they die when a layer gets other weights, and the program is not current any more until
+    `renew` gives it others.
     """
 
     cdef flrp_program p
@@ -442,7 +444,7 @@ cdef class Program:
         self.p.lanes = &twin.p
 
     def renew(self, products, biases):
-        """Go on with these products and biases (None: it has none), one of each for every step with a product."""
+        """Go on with these products and biases (None: as recorded), one of each for every step with a product."""
         cdef Py_ssize_t i, k = 0
         cdef Product product
         for i in range(self.p.count):
@@ -451,7 +453,6 @@ cdef class Program:
                 if product.isa != self.isa or product.dst_size != self.slots[self.steps[i].out[0]].size:
                     raise ValueError("the product is one of another step or instruction set")
                 self.steps[i].product, self.steps[i].sweeps = product.sweeps, product.count
-                self.steps[i].constants[0] = NULL
                 if biases[k] is not None:
                     self.steps[i].constants[0] = pointer(biases[k], product.dst_channels, "bias")
                 self.products[k] = weakref.ref(product)

@@ -292,11 +292,9 @@ class Program:
         layout = lay_out(needed, sizes, external, stretch=not renewable)
         self._compiled = _kernels.Program(needed, sizes, layout)
         self._products = [(step.again, step.bias_of) for step in needed if renewable and step.again is not None]
-        weak = [step if step.product is None else
-                replace(step, product=weakref.ref(step.product), again=None, bias_of=None) for step in needed]
         self._lanes, self._isa = _kernels.lanes(), _kernels.get_isa()
         fits = 4 * layout.arena * self._lanes <= MOST_BYTES_SIDE_BY_SIDE and not renewable
-        self._twin_of: Any = (weak, sizes, external) if fits else None
+        self._twin_of: Any = ([_weak(step) for step in needed], sizes, external) if fits else None
 
     def renew(self) -> list[Any]:
         """Take the weights and biases that the layers have now; hold what is returned while it runs with them."""
@@ -336,6 +334,13 @@ class Program:
         for target, found in copies if ran else ():
             target[...] = found.reshape(target.shape)
         return ran
+
+
+def _weak(step: Step) -> Step:
+    """The same, keeping neither product nor layer alive."""
+    if step.product is None:
+        return step
+    return replace(step, product=weakref.ref(step.product), again=None, bias_of=None)
 
 
 def _needed(steps: Sequence[Step], outputs: Iterable[Slot]) -> list[Step]:

@@ -83,7 +83,7 @@ typedef struct {
 
 /* What LANES has beside the weights, and LISTS in their place. */
 typedef struct {
-    int64_t width;         /* samples side by side; LISTS: floats from one channel's pixels to the next's */
+    int64_t width;         /* LANES: samples side by side; LISTS: floats from one channel's pixels to the next's */
     int form;              /* SCATTER, or another: whose order the sums have */
     int64_t line, first;   /* pixels of a source line as it is read; the first (negative: in the padding) */
     const int64_t *offsets; /* where the runs of a row tap's terms begin: [row tap][segment] */

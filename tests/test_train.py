@@ -14,7 +14,7 @@ from cases import LINEAR, WINDOWS, assert_same_bits, relative_error, with_biases
 
 import fastlrp
 from fastlrp import Conv2d, Dropout, Flatten, Format, Linear, Network, ReLU
-from fastlrp.layers import Layer, WeightedLayer
+from fastlrp.layers import Layer, ParameterLayer, WeightedLayer
 from fastlrp.train import (
     LOSSES,
     SGD,
@@ -864,3 +864,74 @@ def test_what_cannot_be_recorded_trains_all_the_same() -> None:
         assert all(not np.array_equal(before[name][key], value)
                    for name, of in parameters(net).items() for key, value in of.items())
     assert record(perceptron().to_numpy(), loop._back) is None
+
+
+class HalfBias(Linear):
+    """A layer of a user's: half of its bias counts."""
+
+    def forward(self, ops: Any, x: Any) -> tuple[Any, Any]:
+        return ops.product(self, ("w",), [(x, "plain", None)], bias=self.bias * np.float32(0.5)), None
+
+
+class Gain(ParameterLayer):
+    """A layer of a user's with a parameter of its own, kept in double precision; assignment cuts it off at 2."""
+
+    def __init__(self, name: str | None = None):
+        super().__init__(name)
+
+    @property
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"gain": self.in_shape}
+
+    @property
+    def gain(self) -> np.ndarray:
+        return self._parameter("gain")
+
+    @gain.setter
+    def gain(self, value: Any) -> None:
+        self._store("gain", np.minimum(np.asarray(value, np.float64), 2))
+
+    def initialise(self, rng: np.random.Generator, init: str) -> None:
+        self.gain = np.ones(self.in_shape)
+
+    def forward(self, ops: Any, x: Any) -> tuple[Any, Any]:
+        return ops.affine(x, times=self.gain), None
+
+    def backward(self, ops: Any, g: Any, x: Any, kept: Any) -> Any:
+        return ops.affine(g, times=self.gain)
+
+    def gradients(self, ops: Any, g: Any, x: Any) -> dict[str, np.ndarray]:
+        return {"gain": ops.channel_sum(ops.multiply(g, x)).astype(np.float64)}
+
+
+@pytest.mark.parametrize("make", [lambda: HalfBias(12), Gain])
+def test_layers_of_others_train_as_on_the_twin(make: Callable[[], Layer]) -> None:
+    """Nothing of theirs is taken for constant, and what they do on assignment is done."""
+    net = Network([Linear(6), make(), ReLU(), Linear(4)], (6,), seed=0)
+    twin = net.to_numpy()
+    net.forward(X)  # programs of before training are not run after it
+    more = {"epochs": 3, "batch_size": 12, "seed": 1, "optimizer": Adam(0.05)}
+    np.testing.assert_allclose(net.fit(X, T, **more).losses, twin.fit(X, T, **{**more, "optimizer": Adam(0.05)}).losses,
+                               rtol=1e-4)
+    assert relative_error(net.forward(X), twin.forward(X)) < 1e-4
+
+
+def test_parameters_stay_read_only_after_training() -> None:
+    """Also by way of the array that small ones share."""
+    net = perceptron()
+    net.fit(X, T)
+    for layer in net.parametric:
+        for value in layer.trained.values():
+            with pytest.raises(ValueError, match=r"WRITEABLE|writeable"):
+                value.view().flags.writeable = True
+
+
+def test_what_failed_to_be_recorded_once_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = perceptron()
+
+    def without_memory(self: RecordedStep, *anything: Any) -> None:
+        raise MemoryError
+    with monkeypatch.context() as m:
+        m.setattr(RecordedStep, "__init__", without_memory)
+        assert record(net, loop._back) is None
+    assert record(net, loop._back) is not None

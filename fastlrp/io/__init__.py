@@ -53,7 +53,7 @@ _DESCRIPTION, _CHECKSUM = "fastlrp.json.npy", "fastlrp.sha256.npy"
 def save(net: Network, path: Path) -> None:
     """Write layers and parameters to exactly this path (no suffix is added); an existing file is replaced.
 
-    ValueError where the network holds what the format cannot (layers of other packages, layers with several inputs)
+    ValueError where the network holds what the format cannot (layers of other packages)
     or the path is no regular file; OSError where it cannot be written. In both cases an old file stays as it was.
     """
     _write(net, path, "network")

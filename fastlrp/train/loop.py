@@ -20,10 +20,9 @@ from ..reference import Array
 from ..shapes import as_size
 from .losses import LOSSES, Loss, Targets, evaluate, find_loss
 from .optimizers import Optimizer, find_optimizer
-from .recorded import RecordedStep, record
+from .recorded import OWN, Gradients, RecordedStep, record
 from .stopping import Criterion, find_criterion
 
-Gradients = dict[str, dict[str, Array]]
 Callback = Callable[[int, float], Any]
 
 UNIT_TARGETS = (LOSSES["sigmoid_cross_entropy"], LOSSES["softmax_cross_entropy"])
@@ -193,7 +192,6 @@ class _Step:
         _assign(values)
         return value
 
-
     def _gradients(self, inputs: Sequence[Array], target: Array) -> tuple[float, Gradients]:
         """As `gradients` has them; recorded, where that can be, anew when the network is another."""
         state = self.net.version, self.net.ops.key
@@ -288,11 +286,18 @@ def _assign(values: Sequence[tuple[Any, str, Array]]) -> None:
     """Set (layer, parameter name, array) all together: an interruption in between finishes the assignment first."""
     try:
         for layer, key, array in values:
-            layer.take(key, array)
+            _set(layer, key, array)
     except BaseException:
         for layer, key, array in values:
-            layer.take(key, array)
+            _set(layer, key, array)
         raise
+
+
+def _set(layer: ParameterLayer, key: str, array: Array) -> None:
+    if type(layer) in OWN:
+        layer.take(key, array)
+    else:  # which may do more on assignment
+        setattr(layer, key, array)
 
 
 def _demand(condition: Any, message: str) -> None:

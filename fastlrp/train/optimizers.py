@@ -1,8 +1,8 @@
 """Optimisers: how a step's gradients change the parameters.
 
 In: read-only parameter arrays and their gradients. Out: new arrays; the old ones are never written, so that a step
-that fails has changed nothing. Large arrays are walked in blocks that stay in the caches, small
-ones together, in the network's own type.
+that fails has changed nothing. Large arrays are walked in blocks that stay in the caches, small ones together, in their
+own type; new small ones are then views of one array.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ class Optimizer(ABC):
             for first in range(0, old.size, BLOCK):
                 blocks = [array[first:first + BLOCK] for array in (old, new, gradient, *slots)]
                 self._apply(*blocks, scratch=state.scratch[:blocks[0].size], coefficients=coefficients)
+            new.flags.writeable = False  # whatever parts of it are handed out
             at = 0
             for parameter in parameters[group]:
                 updated.append(new[at:at + parameter.size].reshape(parameter.shape))
@@ -71,10 +72,10 @@ class Optimizer(ABC):
         self._states.pop(network, None)
 
     def _start(self, parameters: Sequence[Array]) -> State:
-        groups, dtype = _groups([parameter.size for parameter in parameters]), parameters[0].dtype
-        sizes = [sum(parameter.size for parameter in parameters[group]) for group in groups]
-        slots = [[np.zeros(size, dtype) for _ in range(self.slot_count)] for size in sizes]
-        return State(0, groups, slots, np.empty(BLOCK, dtype))
+        groups = _groups(parameters)
+        like = [np.zeros(sum(p.size for p in parameters[group]), parameters[group][0].dtype) for group in groups]
+        slots = [[np.zeros_like(array) for _ in range(self.slot_count)] for array in like]
+        return State(0, groups, slots, np.empty(BLOCK, parameters[0].dtype))
 
     @abstractmethod
     def _coefficients(self, step: int) -> tuple[float, ...]:
@@ -86,11 +87,12 @@ class Optimizer(ABC):
         """Write one block of new parameters, and its slots."""
 
 
-def _groups(sizes: Sequence[int]) -> list[slice]:
-    """Neighbours that fit a block together: a call for every small array would take longer than its numbers."""
+def _groups(parameters: Sequence[Array]) -> list[slice]:
+    """Neighbours of one type that fit a block: a call for every small array would take longer than its numbers."""
     groups, first = [], 0
-    for i in range(1, len(sizes) + 1):
-        if i == len(sizes) or sum(sizes[first:i + 1]) > BLOCK:
+    for i in range(1, len(parameters) + 1):
+        some = parameters[first:i + 1]
+        if i == len(parameters) or sum(p.size for p in some) > BLOCK or some[-1].dtype != some[0].dtype:
             groups.append(slice(first, i))
             first = i
     return groups

@@ -10,29 +10,34 @@ import numpy as np
 
 from .. import _kernels
 from ..graph import Graph, Trace
-from ..layers import Layer, WeightedLayer
+from ..layers import LAYERS, Layer, WeightedLayer
 from ..ops import Native
 from ..program import Program, Recorder
 from ..reference import Array
-from ..steps import Slot
+from ..steps import NotRecorded, Slot
 
+OWN = set(LAYERS.values())
 Gradients = dict[str, dict[str, Array]]
 Back = Callable[[Graph, Trace, Any], dict[str, dict[str, Any]]]
 
 
 def record(net: Graph, back: Back) -> RecordedStep | None:
     """The network's step, back(net, trace, gradient of the output) being the way back; None where it cannot be
-    recorded: on the twin, and with layers that do something else in training or whose parameters are not products'."""
-    plain = all(type(layer).forward_training is Layer.forward_training for layer in net.layers)
+    recorded: on the twin, and with layers that do something else in training, whose parameters are not products', or
+    that are not of this package: no one knows what they make of parameters, or when."""
+    plain = all(type(layer) in OWN and type(layer).forward_training is Layer.forward_training for layer in net.layers)
     if not isinstance(net.ops, Native) or not plain or not all(isinstance(p, WeightedLayer) for p in net.parametric):
         return None
 
     def make() -> list[RecordedStep]:
         try:
             return [RecordedStep(net, back)]
-        except Exception:  # as in Graph.run: a true error comes again without a recorder
+        except NotRecorded:
             return []
-    found = net.prepared(("training step", net.ops.key), make)
+    try:
+        found = net.prepared(("training step", net.ops.key), make)
+    except Exception:  # as in Graph.run: a true error comes again without a recorder
+        return None
     return found[0] if found else None
 
 
@@ -66,18 +71,22 @@ class RecordedStep:
         n = len(inputs[0])
         values = {i: np.ascontiguousarray(x) for i, x in zip(self.inputs, inputs, strict=True)}
         values.update((i, _kernels.empty((n, *slot.sample_shape))) for i, slot in self.made.items())
-        held = self.forward.renew()
-        self.forward(values)
-        del held
+        _run(self.forward, values)
         return values[self.output.index].reshape(n, *self.output.sample_shape), values
 
     def run_back(self, g: Array, values: dict[int, Array]) -> Gradients:
         """The gradients of all parameters, by layer and name, from that of the output."""
         found = {name: _kernels.empty(slot.sample_shape) for name, slot in self.found.items()}
-        held = self.back.renew()
-        self.back({**values, self.start.index: np.ascontiguousarray(g), **found})
-        del held
+        _run(self.back, {**values, self.start.index: np.ascontiguousarray(g), **found})
         by_layer: Gradients = {}
         for (name, key), array in found.items():
             by_layer.setdefault(name, {})[key] = array
         return by_layer
+
+
+def _run(program: Program, arrays: dict[Any, Array]) -> None:
+    """With the weights of now."""
+    held = program.renew()
+    if not program(arrays):
+        raise RuntimeError("weights changed while a training step ran")
+    del held
