@@ -226,8 +226,19 @@ static void run_share(void *context, int64_t task, int thread) {
 #define MOST_SHARED_BYTES (1 << 20) /* of one sample: larger ones go step by step */
 #define BLOCKS_PER_THREAD 4         /* at least, so that all threads finish at about the same time */
 
+/* Floats that a sample's steps write outside the arena. */
+static int64_t written_outside(const flrp_program *p) {
+    int64_t floats = 0;
+    for (int64_t i = 0; i < p->count; i++)
+        for (int k = 0; k < 2; k++) {
+            const int slot = p->steps[i].out[k];
+            if (slot >= 0 && p->slots[slot].offset < 0) floats += p->slots[slot].size;
+        }
+    return floats;
+}
+
 int64_t flrp_program_plan(const flrp_program *p, int threads, int64_t samples, int64_t *block) {
-    const int64_t bytes = flrp_max(1, p->arena) * (int64_t)sizeof(float);
+    const int64_t bytes = flrp_max(1, p->arena + written_outside(p)) * (int64_t)sizeof(float);
     threads = flrp_threads_for(threads, samples, p->work * (double)samples);
     *block = samples;
     if (p->sums_up) return block_floats(p, samples) + FLRP_CACHE_LINE / (int64_t)sizeof(float);
