@@ -175,7 +175,10 @@ static int run_stretch(const frame *f, const flrp_stretch *s, int threads) {
     stretch_job j = {.f = f, .s = s, .pixels = f->count * s->pixels, .threads = 1};
     const int64_t lanes = flrp_lanes(f->j->isa), most = FLRP_LANE_PLACES * lanes;
     j.block = flrp_ceil_div(flrp_even_block(j.pixels, most, threads), lanes) * lanes;
-    if (j.pixels < most * threads / 2) j.block = flrp_ceil_div(j.pixels, lanes) * lanes, j.threads = threads, threads = 1;
+    if (j.pixels < most * threads / 2) {
+        j.block = flrp_ceil_div(j.pixels, lanes) * lanes;
+        j.threads = threads, threads = 1;
+    }
     void *scratch = malloc((size_t)(threads * j.block * s->floats) * sizeof(float) + FLRP_CACHE_LINE);
     if (!scratch) return FLRP_NO_MEMORY;
     j.scratch = flrp_aligned(scratch);

@@ -38,7 +38,8 @@ static void multiply(const job *j, const float *planes, int64_t tiles, const flo
     const int64_t width = (int64_t)j->kernels->lanes * j->kernels->panel_vectors, plane = tiles * j->k;
     const int64_t zero = 0;
     const float *a[FLRP_MAX_ROWS];
-    flrp_tile t = {.a = a, .a_offsets = &zero, .b_offsets = &zero, .segments = 1, .length = j->k, .a_step = 1, .b_step = width};
+    flrp_tile t = {.a = a, .a_offsets = &zero, .b_offsets = &zero, .segments = 1, .length = j->k, .a_step = 1,
+                   .b_step = width};
     for (int f = 0; f < 16; f++)
         for (int64_t done = 0; done < tiles;) {
             const int64_t blocks = flrp_ceil_div(tiles - done, FLRP_MAX_ROWS);

@@ -116,7 +116,7 @@ def residual_network() -> fastlrp.Network:
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("composite", [EpsilonPlusFlat(), EpsilonAlpha2Beta1Flat(), EpsilonGammaBox(low=-3, high=3)],
                          ids=lambda c: type(c).__name__)
-def test_stretches_have_the_bits_of_verbs(composite: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stretches_have_the_bits_of_verbs(isa: str, composite: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the batch and the threads; other values that are asked for on the way as well."""
     monkeypatch.setattr(arena, "LEAST_BYTES", 0)
     used: list[int] = []
@@ -131,4 +131,4 @@ def test_stretches_have_the_bits_of_verbs(composite: Any, monkeypatch: pytest.Mo
     found = net.explain(x, composite=composite, layers=True)
     for name, value in found.layers.items():
         assert_same_bits(value, expected.get(name, np.zeros_like(value)), name)  # gates have none
-    assert len(used) >= 8 and max(used) >= 6
+    assert len(used) >= 8 and max(used) >= (6 if isa != "amx" else 2)  # products on tiles are in none

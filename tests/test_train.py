@@ -807,6 +807,7 @@ def not_recorded(*anything: Any) -> None:
 
 
 @pytest.mark.parametrize("make", [perceptron, residual])
+@pytest.mark.usefixtures("isa")
 def test_recorded_steps_have_the_bits_of_others(make: Callable[[], Network], monkeypatch: pytest.MonkeyPatch) -> None:
     """In batches of several sizes, with parameters and options that a callback changes on the way."""
     rng, used, right = np.random.default_rng(3), [], RecordedStep.run_back
