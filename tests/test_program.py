@@ -210,9 +210,10 @@ def test_more_forms_of_the_weights_than_are_kept() -> None:
 
 
 @pytest.mark.parametrize("rule", [AlphaBeta(2, 1), AlphaBeta(1, 0), ZPlus(), Gamma(0.5), GammaSimple(0.0), Epsilon()])
-def test_few_active_inputs(isa: str, rule: Any) -> None:
+@pytest.mark.usefixtures("isa")
+def test_few_active_inputs(rule: Any) -> None:
     """Where an output has no positive part its quotient may be huge; none of it comes back to inputs without weight."""
-    roundings = 4 if isa == "amx" else 2  # of sums of few terms: a term is six products there
+    luck = 4 if rule == Epsilon() else 2  # there one sum that nearly cancels makes most of the error
     net = fastlrp.Network([fastlrp.Conv2d(32, 3, padding=1), fastlrp.ReLU()], (12, 12, 32), seed=2)
     net.layers[0].bias = np.full(32, 0.1)
     rng = np.random.default_rng(5)
@@ -221,7 +222,7 @@ def test_few_active_inputs(isa: str, rule: Any) -> None:
     for compat in ("zennit", "tensorflow_lrp"):
         own, plain, exact = (n.explain(x, composite=Uniform(rule), start=start, compat=compat).relevance
                              for n in (net, net.to_numpy(np.float32), net.to_numpy()))
-        assert relative_error(own, exact) < max(1e-5, roundings * relative_error(plain, exact))
+        assert relative_error(own, exact) < max(1e-5, luck * relative_error(plain, exact))
 
 
 def test_everything_of_the_package_is_recorded() -> None:
