@@ -9,7 +9,8 @@ input's range); a role: "convolution", "linear", "activation", "sum", "affine", 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 from .graph import Graph
@@ -57,6 +58,16 @@ class Composite:
             if any(len(e) != 2 or not isinstance(e[0], str) or not isinstance(e[1], Rule) for e in entries):
                 raise TypeError(f"{name} must be pairs (key, fastlrp.rules rule), got {entries!r}")
             object.__setattr__(self, name, entries)
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(tuple(getattr(self, field.name) for field in fields(self)))
+
+    def __hash__(self) -> int:
+        return self._hash  # every call looks up what was prepared for its composite
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_hash"}  # strings' differ by process
 
     def override(self, rules: Mapping[str, Rule]) -> Composite:
         """The same with other rules for the layers named."""

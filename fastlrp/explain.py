@@ -116,13 +116,13 @@ def _prepare(graph: Graph, composite: Any, compat: str | None) -> tuple[Composit
         found = find_composite(graph, composite) if chosen is None else chosen
         return found, make_plan(graph, found.resolve(graph, convention.pools_as_convolutions), convention)
 
-    key = (composite if chosen is None else chosen, convention)
+    key = (composite if chosen is None else chosen, convention.name)
     return *graph.prepared(key, make), key
 
 
 def _explain_chunk(graph: Graph, request: Request, inputs: dict[Any, Array], outputs: dict[Any, Array],
                    classes: Array | None) -> None:
-    if not request.plan.asks_sign(graph):
+    if not request.plan.asks_sign:
         _run(graph, request, False, inputs, outputs, classes)
         return
     # Sample by sample, so that no sample's result depends on its neighbours.
@@ -195,9 +195,14 @@ def _allocate(graph: Graph, request: Request, n: int, layers: bool,
 def _result(graph: Graph, end: int, arrays: Mapping[Any, Array], classes: Array | None) -> Explanation:
     """What the user gets, in the network's own layout."""
     shown = [graph.to_surface(i, arrays["relevance", i]) for i in range(graph.first)]
-    nodes = [(graph.nodes[i - graph.first].name, i) for i in range(graph.first, end + 1)]
-    layers = {name: graph.to_surface(i, arrays["relevance", i]) for name, i in nodes if ("relevance", i) in arrays}
-    sums = {name: arrays["sums", i] for name, i in nodes if ("sums", i) in arrays}
+    layers, sums = {}, {}
+    for kind, i in sorted(name for name in arrays if isinstance(name, tuple)):
+        if i >= graph.first:
+            array, of = arrays[kind, i], graph.nodes[i - graph.first].name
+            if kind == "sums":
+                sums[of] = array
+            else:
+                layers[of] = graph.to_surface(i, array)
     return Explanation(shown[0] if len(shown) == 1 else shown, graph.to_surface(end, arrays["output"]), classes,
                        graph.to_surface(end, arrays["start"]), layers, sums)
 

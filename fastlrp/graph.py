@@ -14,6 +14,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
@@ -78,6 +79,7 @@ class Graph:
         self.ops, self.outputs, self.channels_first = ops, tuple(outputs), channels_first
         self.nodes = [Node(layer, reads) for layer, reads in nodes]
         self.input_names = [name for name, _ in inputs]
+        self.first = len(inputs)  # the number of inputs, and so the value of the first node
         self.shapes = [shape for _, shape in inputs]  # of every value, inside
         self.__setstate__({})
         layers = list(dict.fromkeys(self.layers))
@@ -114,14 +116,9 @@ class Graph:
         return list(dict.fromkeys(layer for layer in self.layers if isinstance(layer, ParameterLayer)))
 
     @property
-    def first(self) -> int:
-        """The number of inputs, and so the value of the first node."""
-        return len(self.input_names)
-
-    @property
     def version(self) -> int:
         """A number that grows with every change of a layer's attributes, but for parameters."""
-        return sum(layer.version for layer in self.layers)
+        return sum([node.layer.version for node in self.nodes])
 
     @property
     def input_shape(self) -> Any:
@@ -303,12 +300,16 @@ class Graph:
             raise ValueError(f"{name} must be a list of arrays for the inputs {self.input_names}, got {got}")
         return list(x)
 
+    @cached_property
+    def _sample_values(self) -> int:
+        """Numbers that a trace of one sample holds."""
+        own = [True] * self.first + [not layer.aliases for layer in self.layers]
+        return sum(math.prod(shape) for shape, counts in zip(self.shapes, own, strict=True) if counts)
+
     def chunks(self, n: int, batch_size: int | None) -> Iterator[slice]:
         """Slices of a batch of n whose activations fit the chunk budget, or of `batch_size` samples."""
         if batch_size is None:
-            own = [True] * self.first + [not layer.aliases for layer in self.layers]
-            values = sum(math.prod(shape) for shape, counts in zip(self.shapes, own, strict=True) if counts)
-            batch_size = max(1, self.ops.chunk_bytes // (values * self.ops.dtype.itemsize))
+            batch_size = max(1, self.ops.chunk_bytes // (self._sample_values * self.ops.dtype.itemsize))
             batch_size = -(-n // max(1, -(-n // batch_size)))  # even chunks
         else:
             batch_size = as_size(batch_size, "batch_size")

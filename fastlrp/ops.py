@@ -210,6 +210,8 @@ def real_array(value: Any, dtype: np.dtype, name: str) -> Array:
         raise ValueError(f"{name} must be an array: {error}") from None
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name} must be an array of real numbers, got dtype {array.dtype}")
+    if array.dtype == dtype and array.flags.c_contiguous and array.flags.aligned:
+        return array  # as np.require would, in a fraction of the time
     return np.require(array, dtype, ["C", "A"])
 
 

@@ -47,16 +47,16 @@ class Plan:
     bounds: Mapping[int, Bounds]  # ZBox's, by node, in the shape of the layer's input
     nonnegative: tuple[Sequence[bool], Sequence[bool]]  # for each value: sure to be so for any input, for one that is
     pools: Mapping[int, Layer]  # by node, the convolution that a sum pool with a linear layer's rule is
+    sign_matters: bool  # whether a non-negative input spares work, where no means are subtracted
     means: Sequence[Array] | None = None  # mean of each value over the reference
     reached: dict[int, list[bool]] = field(default_factory=dict)  # see has_relevance
     # see _box_constant
     constants: dict[tuple[Any, ...], tuple[Array, Array | None, Array | None]] = field(default_factory=dict)
 
-    def asks_sign(self, graph: Graph) -> bool:
-        """Whether a non-negative input spares work: decided sample by sample, whatever the neighbours are."""
-        differs = [a != b for a, b in zip(*self.nonnegative, strict=True)]
-        return self.means is None and any(getattr(rule, "reads", "") == "sign" and differs[node.inputs[0]]
-                                          for rule, node in zip(self.rules, graph.nodes, strict=True))
+    @property
+    def asks_sign(self) -> bool:
+        """Whether work is spared for non-negative inputs: decided sample by sample, whatever the neighbours are."""
+        return self.sign_matters and self.means is None
 
 
 def make_plan(graph: Graph, rules: Sequence[Rule], convention: Convention) -> Plan:
@@ -70,7 +70,10 @@ def make_plan(graph: Graph, rules: Sequence[Rule], convention: Convention) -> Pl
         if not _applies(pools.get(i, node.layer), rule):
             raise ValueError(f"rule {rule} does not apply to layer {node.name!r} ({node.layer!r})")
     bounds = {i: _box_bounds(graph, i, rule) for i, rule in enumerate(rules) if isinstance(rule, ZBox)}
-    return Plan(rules, convention, bounds, (graph.nonnegative(False), graph.nonnegative(True)), pools)
+    surely, given = graph.nonnegative(False), graph.nonnegative(True)
+    asks = any(getattr(rule, "reads", "") == "sign" and surely[node.inputs[0]] != given[node.inputs[0]]
+               for rule, node in zip(rules, graph.nodes, strict=True))
+    return Plan(rules, convention, bounds, (surely, given), pools, asks)
 
 
 def _of_sum(layer: Layer, rule: Rule, convention: Convention) -> Rule:

@@ -26,6 +26,7 @@ import numpy as np
 class Convention:
     """How a tradition stabilises denominators, and treats biases and pools, where a rule leaves it open."""
 
+    name: str
     epsilon: float
     sum_epsilon: float  # for pools and Add
     box_epsilon: float
@@ -39,13 +40,13 @@ class Convention:
 # The LRP toolbox divides by y + ε·sgn(y), by p + b⁺ + 1e-16 and by what is left of y, y − (p + b⁺ + 1e-16) − 1e-16:
 # this is q + b⁻, which is computed as such here, so that nothing cancels. Its sum pools take the rule that all layers
 # have; in its newest version alpha-beta with β > 0 squares R there by mistake, which is not followed.
-CONVENTIONS = {
-    "zennit": Convention(1e-6, 1e-6, 1e-6, True, True, affine_passes=True),
-    "tensorflow_lrp": Convention(1e-12, 1e-9, 1e-9, False, False),
-    "lrp_toolbox": Convention(1e-16, 1e-12, 1e-16, True, True, pools_as_convolutions=True, ties_share=True),
-}
+CONVENTIONS = {convention.name: convention for convention in (
+    Convention("zennit", 1e-6, 1e-6, 1e-6, True, True, affine_passes=True),
+    Convention("tensorflow_lrp", 1e-12, 1e-9, 1e-9, False, False),
+    Convention("lrp_toolbox", 1e-16, 1e-12, 1e-16, True, True, pools_as_convolutions=True, ties_share=True),
+)}
 # Where none is named: zennit's, but that relevance is not passed through what shifts values.
-DEFAULT = replace(CONVENTIONS["zennit"], affine_passes=False)
+DEFAULT = replace(CONVENTIONS["zennit"], name="default", affine_passes=False)
 
 
 def _check_number(name: str, value: Any, low: float = 0.0) -> None:

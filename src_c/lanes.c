@@ -16,7 +16,8 @@ typedef struct {
     const flrp_lane_product *l;
     int64_t k, pixel, line; /* terms of one row tap; floats of a source pixel and a source line */
     int64_t x_place;        /* floats from one place of a block to the next, in the source */
-    int wide;               /* a value fills several vectors: these are a block's places, all at one column */
+    int64_t columns;        /* of a block, but for the last */
+    int vectors;            /* of one value; if several, they are a block's places, all at one column */
     float *sums;
 } job;
 
@@ -33,10 +34,7 @@ typedef struct {
 } target;
 
 /* Columns from `at` on that make a block. */
-static int columns(const job *j, int64_t at) {
-    const int64_t left = j->p->cols.count - at;
-    return j->wide ? 1 : (int)flrp_ceil_div(left, flrp_ceil_div(left, FLRP_LANE_PLACES));
-}
+static int columns(const job *j, int64_t at) { return (int)flrp_min(j->columns, j->p->cols.count - at); }
 
 /* A long sum goes in passes over all outputs, so that the values it meets stay in L1. */
 static int mode(const target *to, int64_t pass) {
@@ -59,6 +57,8 @@ static void sum_blocks(const job *j, const float *x, int places, const range *r,
     const flrp_lane_product *l = j->l;
     const int64_t outs = j->p->dst_c;
     const float *weights = j->p->weights + (r->set * j->p->rows.taps + r->first) * j->k * outs + r->output;
+    const int64_t rows_of[3] = {0, flrp_even_block(r->outputs, FLRP_LANE_ROWS, 1),
+                                flrp_even_block(r->outputs, FLRP_LANE_ROWS / 2, 1)};
     flrp_lane_block t = {.offsets = l->offsets + r->first * l->segments, .segments = (r->last - r->first) * l->segments,
                          .w_step = outs, .x_step = l->width, .x_place = j->x_place, .out_row = l->width,
                          .out_place = to->place};
@@ -69,8 +69,7 @@ static void sum_blocks(const job *j, const float *x, int places, const range *r,
             places_at_once = places - v > 1 ? 2 : 1;
             t.x = x + k * l->width + v * j->x_place;
             for (int64_t i = 0, rows; i < r->outputs; i += rows) {
-                const int64_t left = r->outputs - i;
-                rows = flrp_ceil_div(left, flrp_ceil_div(left, FLRP_LANE_ROWS / places_at_once));
+                rows = flrp_min(rows_of[places_at_once], r->outputs - i);
                 t.w = weights + k * outs + i;
                 t.out = to->out + i * l->width + v * to->place;
                 j->kernels->lane_block((int)rows, places_at_once, &t);
@@ -80,7 +79,7 @@ static void sum_blocks(const job *j, const float *x, int places, const range *r,
 }
 
 static void sum(const job *j, const float *x, int columns, const range *r, const target *to) {
-    const int places = j->wide ? (int)(j->l->width / j->kernels->lanes) : columns;
+    const int places = j->vectors > 1 ? j->vectors : columns;
     if (j->l->terms) sum_terms(j, x, places, r, to);
     else sum_blocks(j, x, places, r, to);
 }
@@ -89,7 +88,7 @@ static void sum(const job *j, const float *x, int columns, const range *r, const
 static void run_block(const job *j, const float *x, int columns, const range *r, const flrp_epilogue *e, int side,
                       int64_t at, int64_t step) {
     const int64_t width = j->l->width, n = r->outputs * width;
-    const target to = {j->sums, j->wide ? j->kernels->lanes : n, 0};
+    const target to = {j->sums, j->vectors > 1 ? j->kernels->lanes : n, 0};
     int64_t offsets[FLRP_LANE_PLACES];
     if (r->first < r->last) sum(j, x, columns, r, &to);
     else memset(j->sums, 0, (size_t)(columns * n) * sizeof(float));
@@ -124,7 +123,7 @@ static void add_to_line(const job *j, const float *source, range r, int side, fl
     const int64_t pixel = p->dst_c * j->l->width, step = p->cols.stride * pixel;
     for (int64_t tap = 0; tap < p->cols.taps; tap++)
         for (int64_t c = 0, n; c < p->cols.count; c += n) {
-            const target to = {line + c * step + tap * pixel, j->wide ? j->kernels->lanes : step, 1};
+            const target to = {line + c * step + tap * pixel, j->vectors > 1 ? j->kernels->lanes : step, 1};
             n = columns(j, c);
             r.set = side * p->cols.taps + tap;
             sum(j, source + c * j->pixel, (int)n, &r, &to);
@@ -163,16 +162,17 @@ int flrp_lanes_run(int isa, const flrp_product *p, const flrp_operand *operands,
     job j = {.kernels = flrp_kernels_of(isa), .p = p, .l = l};
     const int scatter = l->form == FLRP_SCATTER;
     const int copies = p->parts > 1 || operands[0].read != FLRP_PLAIN || l->first || l->line != p->src_w;
-    j.wide = l->width > j.kernels->lanes;
+    j.vectors = (int)(l->width / j.kernels->lanes);
+    j.columns = j.vectors > 1 ? 1 : flrp_even_block(flrp_max(1, p->cols.count), FLRP_LANE_PLACES, 1);
     j.k = l->segments * l->length;
     j.pixel = p->parts * p->src_c * l->width;
     j.line = l->line * j.pixel;
-    j.x_place = j.wide ? j.kernels->lanes : (scatter ? 1 : p->cols.step) * j.pixel;
+    j.x_place = j.vectors > 1 ? j.kernels->lanes : (scatter ? 1 : p->cols.step) * j.pixel;
     for (int64_t part = 0; part < p->parts; part++)
         if (!j.kernels->is_finite(p->src_h * p->src_w * p->src_c * l->width, operands[part].data))
             return FLRP_NOT_FINITE;
     const int64_t line = flrp_max((p->cols.count - 1) * p->cols.stride + p->cols.taps, p->dst_w - p->cols.start);
-    const int64_t sums = scatter ? line * p->dst_c * l->width : l->block * (j.wide ? 1 : FLRP_LANE_PLACES) * l->width;
+    const int64_t sums = scatter ? line * p->dst_c * l->width : l->block * (j.vectors > 1 ? 1 : FLRP_LANE_PLACES) * l->width;
     void *scratch = malloc((size_t)(sums + copies * p->src_h * j.line) * sizeof(float) + FLRP_CACHE_LINE);
     if (!scratch) return FLRP_NO_MEMORY;
     j.sums = flrp_aligned(scratch);
