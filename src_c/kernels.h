@@ -35,6 +35,19 @@ typedef struct {
     int mode;
 } flrp_lane_block;
 
+/* The same for lists of terms: out[i * out_row + v * out_place] is the sum over terms
+ * [starts[i * step], starts[i * step + span]) of their weight * x[their offset + v * x_place]. */
+typedef struct {
+    const flrp_term *terms;
+    const int64_t *starts;
+    int64_t outputs, step, span;
+    const float *x;
+    int64_t x_place;
+    float *out;
+    int64_t out_row, out_place;
+    int mode;
+} flrp_lane_lists;
+
 /* Kernels cannot fail and know nothing of threads; sizes may be anything >= 0. */
 typedef struct {
     const char *name;
@@ -66,8 +79,7 @@ typedef struct {
     void (*dense_backward)(int read, int64_t samples, int64_t outputs, const float *g, const float *w, int64_t rows,
                            float *out, int64_t out_stride);
     void (*lane_block)(int rows, int places, const flrp_lane_block *t);
-    void (*lane_terms)(int places, int mode, int64_t count, const flrp_term *terms, const float *x, int64_t x_place,
-                       float *out, int64_t out_place);
+    void (*lane_lists)(int places, const flrp_lane_lists *t);
     int (*is_finite)(int64_t n, const float *x); /* n: whole vectors */
     void (*ratio)(int64_t n, int64_t channels, const float *sums, const float *bias, const flrp_ratio *r, float *out);
     void (*gamma)(int64_t n, int64_t channels, const float *p, const float *q, const float *z, const float *bias,

@@ -45,11 +45,12 @@ static int mode(const target *to, int64_t pass) {
 static void sum_terms(const job *j, const float *x, int places, const range *r, const target *to) {
     const flrp_lane_product *l = j->l;
     const int64_t stops = j->p->rows.taps + 1;
+    flrp_lane_lists t = {.terms = l->terms, .outputs = r->outputs, .step = stops, .span = r->last - r->first, .x = x,
+                         .x_place = j->x_place, .out = to->out, .out_row = l->width, .out_place = to->place};
     for (int64_t pass = 0; pass < l->passes; pass++) {
-        const int64_t *start = l->starts + ((r->set * j->p->dst_c + r->output) * l->passes + pass * r->outputs) * stops;
-        for (int64_t i = 0; i < r->outputs; i++, start += stops)
-            j->kernels->lane_terms(places, mode(to, pass), start[r->last] - start[r->first], l->terms + start[r->first],
-                                   x, j->x_place, to->out + i * l->width, to->place);
+        t.starts = l->starts + ((r->set * j->p->dst_c + r->output) * l->passes + pass * r->outputs) * stops + r->first;
+        t.mode = mode(to, pass);
+        j->kernels->lane_lists(places, &t);
     }
 }
 
@@ -117,16 +118,18 @@ static void run_gather(const job *j, const float *source, const flrp_epilogue *e
     }
 }
 
-/* Source pixels of one row's reach, column tap by column tap, added to a line of the destination, as in scatter.c. */
+/* Source pixels of one row's reach, added to a line of the destination, as in scatter.c: each of its pixels has its
+ * column taps in their order, since blocks come from the right, where its first taps are. All taps of a block in turn,
+ * so that the source rows stay in L1. */
 static void add_to_line(const job *j, const float *source, range r, int side, float *line) {
     const flrp_product *p = j->p;
     const int64_t pixel = p->dst_c * j->l->width, step = p->cols.stride * pixel;
-    for (int64_t tap = 0; tap < p->cols.taps; tap++)
-        for (int64_t c = 0, n; c < p->cols.count; c += n) {
+    for (int64_t block = flrp_ceil_div(p->cols.count, j->columns) - 1; block >= 0; block--)
+        for (int64_t tap = 0; tap < p->cols.taps; tap++) {
+            const int64_t c = block * j->columns;
             const target to = {line + c * step + tap * pixel, j->vectors > 1 ? j->kernels->lanes : step, 1};
-            n = columns(j, c);
             r.set = side * p->cols.taps + tap;
-            sum(j, source + c * j->pixel, (int)n, &r, &to);
+            sum(j, source + c * j->pixel, columns(j, c), &r, &to);
         }
 }
 

@@ -95,16 +95,19 @@ static void fill(const job *j, const flrp_term *terms, int64_t count, int64_t n,
 static void add_pass(const job *j, const frame *f, int side, int64_t pass, int64_t first, int64_t n) {
     const flrp_lane_product *l = &j->p->lanes;
     const int64_t k = pass * j->pass, channels = flrp_min(j->pass, j->k - k), vector = j->kernels->lanes;
-    const int64_t *starts = l->starts + (side * l->passes + pass) * j->p->dst_c + first;
-    const int finite = turn(j, f, k, channels), mode = pass ? FLRP_LANES_GO_ON : FLRP_LANES_SET;
-    for (int64_t i = 0; i < n; i++) {
-        const flrp_term *terms = l->terms + starts[i];
-        int64_t count = starts[i + 1] - starts[i];
-        if (!finite) {
-            fill(j, terms, count, channels, f->all);
-            terms = f->all, count = channels;
-        }
-        j->kernels->lane_terms(f->places, mode, count, terms, f->runs, vector, f->sums + i * j->stride, vector);
+    const int finite = turn(j, f, k, channels);
+    flrp_lane_lists t = {.terms = l->terms, .starts = l->starts + (side * l->passes + pass) * j->p->dst_c + first,
+                         .outputs = n, .step = 1, .span = 1, .x = f->runs, .x_place = vector, .out = f->sums,
+                         .out_row = j->stride, .out_place = vector, .mode = pass ? FLRP_LANES_GO_ON : FLRP_LANES_SET};
+    if (finite) {
+        j->kernels->lane_lists(f->places, &t);
+        return;
+    }
+    const int64_t all[] = {0, channels}, *starts = t.starts;
+    for (int64_t i = 0; i < n; i++, t.out += j->stride) {
+        fill(j, l->terms + starts[i], starts[i + 1] - starts[i], channels, f->all);
+        t.terms = f->all, t.starts = all, t.outputs = 1;
+        j->kernels->lane_lists(f->places, &t);
     }
 }
 

@@ -220,7 +220,7 @@ def test_products_of_samples_side_by_side(isa: str, name: str) -> None:
             if not what.endswith("gradient"):
                 assert_same_bits(verb(beside, layer, operands), verb(NATIVE, layer, operands), what)
         found += beside.found
-    assert found or LINEAR[name][1].get("groups", 1) > 1 or "winograd" in name
+    assert found or LINEAR[name][1].get("groups", 1) > 1 or "winograd" in name or _kernels.has_limbs()
 
 
 @PER_ISA
@@ -255,7 +255,7 @@ def test_lists_have_the_bits_of_all_weights(isa: str, name: str, value: float | 
             setattr(d, key, guarded(dirty))
     verbs = [verb for what, verb in PRODUCTS.items() if not what.endswith("gradient")]
     listed = [verb(NATIVE, layer, d) for verb in verbs]
-    assert len(made) >= 5
+    assert len(made) >= 5 or _kernels.has_limbs()  # tiles take them before
     made.clear()
     monkeypatch.setattr(packing, "prefers_lists", lambda *case: False)
     layer.weight = layer.weight.copy()  # packed anew
@@ -756,14 +756,15 @@ os._exit(0)
 
 
 def test_sums_keep_the_sign_that_is_promised(isa: str) -> None:
-    """Winograd's differences round: without the promise some sums of nothing but zeros come out negative."""
+    """Winograd's differences round: without the promise some sums of nothing but zeros come out negative. On tiles
+    none does."""
     rng = np.random.default_rng(0)
     layer = make_layer((12, 12, 32), {"out": 32, "kernel": 3, "padding": 1}, Draw(0, exact=False))
     sparse = rng.random(layer.weight_shape) < 0.02
     layer.weight = np.where(sparse, np.abs(rng.standard_normal(layer.weight_shape)), 0)
     x = np.where(rng.random((4, 12, 12, 32)) < 0.2, np.abs(rng.standard_normal((4, 12, 12, 32))), 0).astype(np.float32)
     free, kept = (NATIVE.product(layer, ("w",), [(x, "plain", None)], sign=sign) for sign in (0, 1))
-    assert free.min() < 0 <= kept.min()
+    assert kept.min() >= 0 and (free.min() < 0 or _kernels.has_limbs())
     np.testing.assert_array_equal(kept, np.maximum(free, 0))
     np.testing.assert_array_equal(NATIVE.product(layer, ("w",), [(-x, "plain", None)], sign=-1), -kept)
 

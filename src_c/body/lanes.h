@@ -46,32 +46,34 @@ static void lane_block(int rows, int places, const flrp_lane_block *t) {
 #undef BLOCK
 }
 
-/* One output at `places` places: the sum over a list of terms. */
-FLRP_INLINE void lane_terms_at(const int places, int mode, int64_t count, const flrp_term *terms, const float *x,
-                               const int64_t x_place, float *out, int64_t out_place) {
-    vf acc[FLRP_LANE_PLACES];
+/* Output by output at `places` places, each in registers over its whole list. */
+FLRP_INLINE void lane_lists_at(const int places, const flrp_lane_lists *t, const int64_t x_place) {
+    const int64_t *starts = t->starts;
+    float *out = t->out;
+    for (int64_t i = 0; i < t->outputs; i++, starts += t->step, out += t->out_row) {
+        vf acc[FLRP_LANE_PLACES];
 #pragma GCC unroll 14
-    for (int v = 0; v < places; v++) acc[v] = first_of(mode, out + v * out_place);
-    for (const flrp_term *t = terms; t < terms + count; t++) {
-        const vf factor = v_set1(t->weight);
-        const float *at = x + t->offset;
+        for (int v = 0; v < places; v++) acc[v] = first_of(t->mode, out + v * t->out_place);
+        for (const flrp_term *term = t->terms + starts[0], *end = t->terms + starts[t->span]; term < end; term++) {
+            const vf factor = v_set1(term->weight);
+            const float *x = t->x + term->offset;
 #pragma GCC unroll 14
-        for (int v = 0; v < places; v++) acc[v] = v_fma(factor, v_load(at + v * x_place), acc[v]);
+            for (int v = 0; v < places; v++) acc[v] = v_fma(factor, v_load(x + v * x_place), acc[v]);
+        }
+#pragma GCC unroll 14
+        for (int v = 0; v < places; v++) put(t->mode, out + v * t->out_place, acc[v]);
     }
-#pragma GCC unroll 14
-    for (int v = 0; v < places; v++) put(mode, out + v * out_place, acc[v]);
 }
 
-static void lane_terms(int places, int mode, int64_t count, const flrp_term *terms, const float *x, int64_t x_place,
-                       float *out, int64_t out_place) {
-#define PLACES(n, step) case n: lane_terms_at(n, mode, count, terms, x, step, out, out_place); return;
+static void lane_lists(int places, const flrp_lane_lists *t) {
+#define PLACES(n, step) case n: lane_lists_at(n, t, step); return;
 #define ALL_PLACES(step) \
     PLACES(1, step) PLACES(2, step) PLACES(3, step) PLACES(4, step) PLACES(5, step) PLACES(6, step) PLACES(7, step) \
     PLACES(8, step) PLACES(9, step) PLACES(10, step) PLACES(11, step) PLACES(12, step) PLACES(13, step) PLACES(14, step)
-    if (x_place == VW) /* known: no sums of addresses in the loop */
+    if (t->x_place == VW) /* known: no sums of addresses in the loop */
         switch (places) { ALL_PLACES(VW) }
     else
-        switch (places) { ALL_PLACES(x_place) }
+        switch (places) { ALL_PLACES(t->x_place) }
 #undef ALL_PLACES
 #undef PLACES
 }
