@@ -146,6 +146,14 @@ int flrp_weight_gradient(int isa, int threads, const flrp_window *w, int64_t gro
 /* out[c] = sum over rows of g[row, c]: the gradient of a bias. */
 void flrp_channel_sum(int isa, int64_t rows, int64_t channels, const float *g, float *out);
 
+/* A step of Adam for n parameters: m = beta1 m + g, v = beta2 v + g^2, out = keep old - rate m / (sqrt(v) + floor).
+ * Returns whether m, v and out are finite. */
+typedef struct {
+    float beta1, beta2, rate, floor, keep;
+} flrp_adam;
+int flrp_adam_step(int isa, int64_t n, const flrp_adam *a, const float *old, const float *g, float *m, float *v,
+                   float *out);
+
 void flrp_sum_pool(int isa, int threads, const flrp_window *w, int64_t samples, const float *x,
                    const float *scale, float *out);
 /* factor (the input's shape, or NULL) multiplies the result. */

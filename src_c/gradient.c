@@ -132,6 +132,11 @@ void flrp_channel_sum(int isa, int64_t rows, int64_t channels, const float *g, f
     flrp_kernels_of(isa)->channel_sum(rows, channels, g, out);
 }
 
+int flrp_adam_step(int isa, int64_t n, const flrp_adam *a, const float *old, const float *g, float *m, float *v,
+                   float *out) {
+    return flrp_kernels_of(isa)->adam(n, a, old, g, m, v, out);
+}
+
 int flrp_weight_gradient(int isa, int threads, const flrp_window *w, int64_t groups, int64_t outputs,
                          int64_t samples, const float *x, const float *g, float *out) {
     job j = {.kernels = flrp_kernels_of(isa), .w = w, .groups = groups, .outputs = outputs, .samples = samples,

@@ -95,6 +95,7 @@ typedef struct {
     void (*fma_loop)(int64_t iterations); /* 12 vector multiply-adds an iteration, in registers */
     void (*activation)(int kind, float parameter, int64_t n, const float *x, float *out);
     void (*activation_backward)(int kind, float parameter, int64_t n, const float *x, const float *g, float *out);
+    int (*adam)(int64_t n, const flrp_adam *a, const float *old, const float *g, float *m, float *v, float *out);
 } flrp_kernels;
 
 /* Products of numbers split into limbs (amx.c): 32 channels make a chunk, 32 outputs a panel, 16 pairs of channels

@@ -37,6 +37,10 @@ EMULATED __m512 _mm512_add_ps(__m512 a, __m512 b) { return a + b; }
 EMULATED __m512 _mm512_sub_ps(__m512 a, __m512 b) { return a - b; }
 EMULATED __m512 _mm512_mul_ps(__m512 a, __m512 b) { return a * b; }
 EMULATED __m512 _mm512_div_ps(__m512 a, __m512 b) { return a / b; }
+EMULATED __m512 _mm512_sqrt_ps(__m512 a) {
+    for (int i = 0; i < 16; i++) a[i] = __builtin_sqrtf(a[i]);
+    return a;
+}
 EMULATED __m512 _mm512_fmadd_ps(__m512 a, __m512 b, __m512 c) {
     __m512 r;
     EACH_LANE r[i] = __builtin_fmaf(a[i], b[i], c[i]);

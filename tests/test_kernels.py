@@ -784,3 +784,30 @@ def test_products_take_the_weights_they_are_made_for() -> None:
     conv = Geometry.fit((3, 3, 4), (2, 2), (1, 1), ((0, 0), (0, 0)), out_channels=8)
     with pytest.raises(ValueError, match="one pixel"):
         _kernels.Product(conv.forward_sweeps, conv.in_shape, conv.out_shape, 1, 1, 1).refer([[]], False)
+
+
+@PER_ISA
+@pytest.mark.parametrize("n", [1, 7, 16, 45])
+def test_adam_has_the_bits_of_numpy(isa: str, n: int) -> None:
+    rng, around = np.random.default_rng(n), np.full((5, n + 2), np.nan, np.float32)
+    around[:, 1:-1] = rng.standard_normal((5, n))
+    old, g, m, v, new = around[:, 1:-1]
+    v *= v
+    beta1, beta2, rate, floor, keep = map(np.float32, (0.9, 0.999, 1e-3, 1e-8, 0.97))
+    first, second = m * beta1 + g, v * beta2 + g * g
+    expected = [old.copy(), g.copy(), first, second, old * keep - first / (np.sqrt(second) + floor) * rate]
+    assert _kernels.adam(old, new, g, m, v, beta1, beta2, rate, floor, keep)
+    assert_same_bits(around[:, 1:-1], np.array(expected))
+    assert np.isnan(around[:, [0, -1]]).all()  # nothing beside the arrays is written
+
+
+@PER_ISA
+@pytest.mark.parametrize("name", ["old", "g", "m", "v"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
+def test_adam_says_what_is_not_finite(isa: str, name: str, value: float) -> None:
+    """Wherever it stands: in the last number of all, of the first array or a moment; the square of 3e38 is none."""
+    arrays = {key: np.ones(19, np.float32) for key in ("old", "g", "m", "v")}
+    arrays[name][-1] = value
+    found = _kernels.adam(arrays["old"], np.empty(19, np.float32),
+                          *(arrays[key] for key in ("g", "m", "v")), 0.9, 0.999, 1e-3, 1e-8, 1)
+    assert found == (value == 3e38 and name != "g")

@@ -2,7 +2,7 @@
 
 In: read-only parameter arrays and their gradients. Out: new arrays; the old ones are never written, so that a step
 that fails has changed nothing. Large arrays are walked in blocks that stay in the caches, small ones together, in their
-own type; new small ones are then views of one array.
+own type; new small ones are then views of one array. Adam in float32 has a kernel, with the bits of its NumPy form.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from .. import _kernels
 from ..reference import Array
 
 BLOCK = 16384  # elements: a block of parameters, gradients, moments and scratch fits a second-level cache
@@ -157,7 +158,12 @@ class Adam(Optimizer):
 
     def _apply(self, old: Array, new: Array, gradient: Array, *slots: Array, scratch: Array,
                coefficients: tuple[float, ...]) -> None:
-        (m, v), (rate, floor) = slots, coefficients
+        (m, v), (rate, floor), keep = slots, coefficients, 1 - self.learning_rate * self.weight_decay
+        if old.dtype == gradient.dtype == np.float32:
+            finite = _kernels.adam(old, new, gradient, m, v, self.beta1, self.beta2, rate, floor, keep)
+            if not finite and np.isfinite(new).all():  # else the caller will say which parameter is not
+                raise FloatingPointError("overflow in Adam's moments")
+            return
         m *= self.beta1
         m += gradient
         v *= self.beta2
@@ -167,7 +173,7 @@ class Adam(Optimizer):
         np.divide(m, scratch, out=scratch)
         scratch *= rate
         if self.weight_decay:
-            old = np.multiply(old, 1 - self.learning_rate * self.weight_decay, out=new)
+            old = np.multiply(old, keep, out=new)
         np.subtract(old, scratch, out=new)
 
 

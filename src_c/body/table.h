@@ -8,6 +8,7 @@
 #include "body/dense.h"
 #include "body/depthwise.h"
 #include "body/lanes.h"
+#include "body/adam.h"
 
 const flrp_kernels TABLE = {
     .name = ISA_NAME,
@@ -37,4 +38,5 @@ const flrp_kernels TABLE = {
     .fma_loop = fma_loop,
     .activation = activation,
     .activation_backward = activation_backward,
+    .adam = adam,
 };

@@ -2,6 +2,7 @@
 #ifndef FLRP_VEC_H
 #define FLRP_VEC_H
 
+#include <math.h>
 #include <string.h>
 
 #define ISA_NAME "portable"
@@ -29,6 +30,7 @@ static inline vf v_add(vf a, vf b) { return a + b; }
 static inline vf v_sub(vf a, vf b) { return a - b; }
 static inline vf v_mul(vf a, vf b) { return a * b; }
 static inline vf v_div(vf a, vf b) { return a / b; }
+static inline vf v_sqrt(vf a) { return (vf){sqrtf(a[0]), sqrtf(a[1]), sqrtf(a[2]), sqrtf(a[3])}; }
 static inline vf v_fma(vf a, vf b, vf c) { return a * b + c; }
 static inline vf v_pick(vmask m, vf yes, vf no) { return (vf)((m & (vmask)yes) | (~m & (vmask)no)); }
 static inline vf v_if_negative(vf d, vf yes, vf no) { return v_pick(d < v_set1(0), yes, no); }
