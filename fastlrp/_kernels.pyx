@@ -286,10 +286,23 @@ cdef class Product:
     def in_lanes(self, Py_ssize_t width):
         """The same sums, bit for bit, for `width` samples side by side as one; None where its form has no such twin."""
         if width not in self.twins:
-            self.twins[width] = self.make_twin(width)
+            self.twins[width] = self.make_twin(width, True)
         return self.twins[width]
 
-    cdef Product make_twin(self, Py_ssize_t width):
+    def renewable_in_lanes(self, Py_ssize_t width):
+        """The same for the caller alone, and for `take_weights`."""
+        return None if self.sweeps[0].form == FLRP_SCATTER else self.make_twin(width, False)
+
+    def take_weights(self, weight):
+        """Go on with other weights, shaped as `pack` takes them: for what `renewable_in_lanes` gave."""
+        cdef Py_ssize_t i
+        for i in range(self.count):
+            if self.sweeps[i].form != FLRP_LANES or self.sweeps[i].lanes.terms != NULL:
+                raise ValueError("the product is not renewable")
+            self.packed[i] = packing.with_weights(self.packed[i], weight, self.shapes[i])
+            self.sweeps[i].weights = <const float *>cnp.PyArray_DATA(<cnp.ndarray>self.packed[i].weight)
+
+    cdef Product make_twin(self, Py_ssize_t width, bint listed):
         cdef flrp_product *p = self.sweeps
         cdef Py_ssize_t i
         cdef Product twin = Product(self.shapes, (p.src_h, p.src_w, p.src_c), (p.dst_h, p.dst_w, p.dst_c), p.groups,
@@ -305,7 +318,8 @@ cdef class Product:
             if not np.isfinite(weight).all():
                 return None
             twin.fill_lanes(&twin.sweeps[i], p.form, packing.lanes(
-                weight, self.shapes[i], (p.src_w, p.parts * p.src_c), form == "scatter", width, flrp_lanes(self.isa)))
+                weight, self.shapes[i], (p.src_w, p.parts * p.src_c), form == "scatter", width, flrp_lanes(self.isa),
+                listed))
         twin.src_size, twin.dst_size = self.src_size * width, self.dst_size * width
         twin.dst_channels = self.dst_channels * width
         return twin

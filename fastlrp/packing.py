@@ -5,7 +5,7 @@ Weights come as (side, kh, kw, part, source channels / group, destination channe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -162,8 +162,10 @@ SUMS = 3072  # floats of the sums of a block of outputs, about: they stay in L1 
 PASS = 128  # of a long sum, where a value is eight vectors: the same
 
 
-def lanes(weight: Array, sweep: Sweep, source: tuple[int, int], scatter: bool, width: int, vector: int) -> Lanes:
-    """weight as from `weights_of`; source: pixels of a line, channels of all parts; vector: the lanes of one."""
+def lanes(weight: Array, sweep: Sweep, source: tuple[int, int], scatter: bool, width: int, vector: int,
+          listed: bool = True) -> Lanes:
+    """weight as from `weights_of`; source: pixels of a line, channels of all parts; vector: the lanes of one; listed:
+    whether weights of zero may be left out."""
     (line, channels), cols, first, taps = source, sweep.cols, 0, np.zeros(1, np.int64)
     rows, k, outputs = weight.shape[2:]
     length, many = k, width > vector
@@ -179,11 +181,17 @@ def lanes(weight: Array, sweep: Sweep, source: tuple[int, int], scatter: bool, w
     places = width // vector if many else -(-cols.count // -(-cols.count // PLACES)) if cols.count else 1
     block = outputs if scatter else min(outputs, max(12, SUMS // (places * vector) // 6 * 6))
     terms = starts = None
-    if prefers_terms(weight, places):
+    if listed and prefers_terms(weight, places):
         at = offsets[:, :, None] + np.arange(length) * width
         terms, starts = _terms(weight, at.reshape(rows, k), passes, block)
     weight = np.ascontiguousarray(weight, dtype=np.float32)
     return Lanes(weight, width, line, first, offsets, length, passes, block, terms, starts)
+
+
+def with_weights(lanes: Lanes, weight: Array, sweep: Sweep) -> Lanes:
+    """The same with other weights (side, kh, kw, part, channel, output), where sums are not scattered."""
+    taken = weight[:, _taps(sweep.rows.kernel), _taps(sweep.cols.kernel)].reshape(lanes.weight.shape)
+    return replace(lanes, weight=np.ascontiguousarray(taken, dtype=np.float32))
 
 
 def prefers_terms(weight: Array, places: int) -> bool:

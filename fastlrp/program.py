@@ -59,7 +59,7 @@ class Recorder:
             return shifted(self, self.product(layer, parts, operands, sign=sign, direct=direct), bias, ratio)
         again = partial(self.native.packed_product, layer, parts, direct)
         return self._add("product", layer.out_shape, *operands, ratio=ratio, constants=(bias,), sign=sign,
-                         product=again(), again=again,
+                         product=again(), again=again, weight_of=layer if tuple(parts) == ("w",) else None,
                          bias_of=layer if bias is not None and bias is layer.bias else None)
 
     def product_back(self, layer: Any, operands: Sequence[Any], sides: Sequence[Any], direct: bool = False) -> Slot:
@@ -216,6 +216,9 @@ MOST_BYTES_SIDE_BY_SIDE = 3 << 19
 VECTORS_SIDE_BY_SIDE = (8, 1)
 
 
+SUMS = {"weight_gradient", "channel_sum"}  # over all samples
+
+
 class _Twin:
     """The same steps for `width` samples side by side, [value][sample]: kernels see one sample of more channels.
 
@@ -234,16 +237,30 @@ class _Twin:
             self.steps += [self._turn(own, i, 1) for i, own in self.own.items() if last.get(i) == t]
         self.layout = lay_out(self.steps, self.sizes, external)
 
-    def compiled(self) -> _kernels.Program | None:
+    def compiled(self, renewable: bool) -> _kernels.Program | None:
         """None where a product has no such form, or is gone: then so is the program."""
         for i, step in enumerate(self.steps):
             if step.product is not None:
-                found = step.product()
-                product = found and found.in_lanes(self.width)
+                product = self._product(step, renewable)
                 if product is None:
                     return None
                 self.steps[i] = replace(step, product=product)
         return _kernels.Program(self.steps, self.sizes, self.layout, self.width)
+
+    def _product(self, step: Step, renewable: bool) -> Any:
+        if renewable:
+            return step.weight_of and step.product.renewable_in_lanes(self.width)
+        found = step.product()
+        return found and found.in_lanes(self.width)
+
+    def renewed(self) -> tuple[list[Any], list[Any]]:
+        """The products and biases of now."""
+        found = [step for step in self.steps if step.product is not None]
+        for step in found:
+            layer = step.weight_of
+            step.product.take_weights(layer.weight.reshape(layer.geometry.simplest.weight_shape)[None, :, :, None])
+        return ([step.product for step in found],
+                [step.bias_of and np.repeat(step.bias_of.bias, self.width) for step in found])
 
     def _turn(self, source: int, target: int, back: int) -> Step:
         shape = (self.sizes[source],)
@@ -292,14 +309,22 @@ class Program:
         layout = lay_out(needed, sizes, external, stretch=not renewable)
         self._compiled = _kernels.Program(needed, sizes, layout)
         self._products = [(step.again, step.bias_of) for step in needed if renewable and step.again is not None]
-        self._lanes, self._isa = _kernels.lanes(), _kernels.get_isa()
-        fits = 4 * layout.arena * self._lanes <= MOST_BYTES_SIDE_BY_SIDE and not renewable
-        self._twin_of: Any = ([_weak(step) for step in needed], sizes, external) if fits else None
+        self._lanes, self._isa, self._renewable = _kernels.lanes(), _kernels.get_isa(), renewable
+        fits = 4 * layout.arena * self._lanes <= MOST_BYTES_SIDE_BY_SIDE and not SUMS & {step.op for step in needed}
+        twin_of = needed if renewable else [_weak(step) for step in needed]
+        self._twin_of: Any = (twin_of, sizes, external) if fits else None
+        self._twin: tuple[_Twin, _kernels.Program] | None = None  # that is renewed too
 
-    def renew(self) -> list[Any]:
-        """Take the weights and biases that the layers have now; hold what is returned while it runs with them."""
+    def renew(self, samples: int) -> list[Any]:
+        """Take the weights and biases that the layers have now; hold what is returned while it runs with them, for so
+        many samples."""
         products = [again() for again, _ in self._products if again is not None]
         self._compiled.renew(products, [None if layer is None else layer.bias for _, layer in self._products])
+        if samples >= self._lanes:
+            self._add_twin()
+        if self._twin is not None:
+            twin, compiled = self._twin
+            compiled.renew(*twin.renewed())
         return products
 
     def _add_twin(self) -> None:
@@ -313,9 +338,10 @@ class Program:
             except NotRecorded:
                 return
             if 4 * twin.layout.arena <= MOST_BYTES_SIDE_BY_SIDE:
-                compiled = twin.compiled()
+                compiled = twin.compiled(self._renewable)
                 if compiled is not None:
                     self._compiled.set_twin(compiled)
+                    self._twin = (twin, compiled) if self._renewable else None
                 return
 
     def __call__(self, arrays: Mapping[Any, Array], classes: Array | None = None) -> bool:
@@ -328,7 +354,7 @@ class Program:
                 external[slot.index] = arrays[name]
             elif name in self._outputs:  # the same value twice, or an input handed out again
                 copies.append((arrays[name], external[slot.index]))
-        if len(arrays[next(iter(self._slots))]) >= self._lanes:
+        if len(arrays[next(iter(self._slots))]) >= self._lanes and not self._renewable:
             self._add_twin()
         ran = self._compiled(len(arrays[next(iter(self._slots))]), external, classes)
         for target, found in copies if ran else ():

@@ -56,6 +56,7 @@ class Step:
     channels: int = 1
     product: Any = None
     again: Callable[[], Any] | None = None  # packs the product anew, from the weights of then
+    weight_of: Any = None  # the layer whose weight it multiplies by, as it is
     bias_of: Any = None  # the layer whose bias constants[0] is
     window: Window | None = None
     copy: Copy | None = None

@@ -86,7 +86,7 @@ class RecordedStep:
 
 def _run(program: Program, arrays: dict[Any, Array]) -> None:
     """With the weights of now."""
-    held = program.renew()
+    held = program.renew(len(next(iter(arrays.values()))))
     if not program(arrays):
         raise RuntimeError("weights changed while a training step ran")
     del held
