@@ -68,8 +68,10 @@ cdef extern from "fastlrp.h" nogil:
     int flrp_product_run(int isa, int threads, const flrp_product *p, int64_t samples, const flrp_operand *operands,
                          const flrp_epilogue *epilogue)
     int flrp_weight_gradient(int isa, int threads, const flrp_window *w, int64_t groups, int64_t outputs,
-                             int64_t samples, const float *x, const float *g, float *out)
-    void flrp_channel_sum(int isa, int64_t rows, int64_t channels, const float *g, float *out)
+                             int64_t samples, const float *x, const float *g, int room, float *out)
+    int64_t flrp_gradient_chunk(const flrp_window *w, int64_t groups, int64_t outputs)
+    int FLRP_SECTION
+    int flrp_channel_sum(int isa, int64_t samples, int64_t rows, int64_t channels, const float *g, float *out)
     ctypedef struct flrp_adam:
         float beta1, beta2, rate, floor, keep
     int flrp_adam_step(int isa, int64_t n, const flrp_adam *a, const float *old, const float *g, float *m, float *v,
@@ -109,6 +111,7 @@ cdef extern from "fastlrp.h" nogil:
     ctypedef struct flrp_slot:
         int64_t size, offset
         int in_scratch
+        int64_t sum
     ctypedef struct flrp_stretch:
         int64_t first, count, pixels, floats
     ctypedef struct flrp_source:
@@ -133,6 +136,7 @@ cdef extern from "fastlrp.h" nogil:
         const flrp_stretch *stretches
         int64_t count, stretch_count
         int sums_up
+        int64_t section, sum_floats
         int64_t arena
         double work
         int64_t width

@@ -425,7 +425,7 @@ cdef class Program:
     cdef set sums  # slots that hold one value for all samples
     cdef readonly Program twin  # for samples side by side
 
-    def __cinit__(self, steps, sizes, layout, int64_t width=1):
+    def __cinit__(self, steps, sizes, layout, int64_t width=1, bint sections=False):
         cdef Py_ssize_t i
         cdef flrp_stretch *stretch
         self.isa, self.keep, self.products, self.sums = isa, [], [], set()
@@ -437,7 +437,7 @@ cdef class Program:
         if NULL in (self.steps, self.windows, self.copies, self.slots, self.stretches):
             raise MemoryError
         for i in range(len(sizes)):
-            self.slots[i].size, self.slots[i].offset = sizes[i], layout.offsets[i]
+            self.slots[i].size, self.slots[i].offset, self.slots[i].sum = sizes[i], layout.offsets[i], -1
         for i, found in enumerate(layout.stretches):
             stretch = &self.stretches[i]
             stretch.first, stretch.count = found.first, found.count
@@ -448,7 +448,7 @@ cdef class Program:
             self.fill_step(&self.steps[i], &self.windows[i], &self.copies[i], steps[i])
         self.p.steps, self.p.slots, self.p.count, self.p.arena = self.steps, self.slots, len(steps), layout.arena
         self.p.stretches, self.p.stretch_count = self.stretches, len(layout.stretches)
-        self.p.width = width
+        self.p.width, self.p.section = width, FLRP_SECTION if sections else 0
 
     def set_twin(self, Program twin):
         """Take full blocks of samples through the steps of `twin`, which are these for `width` samples side by side."""
@@ -527,6 +527,8 @@ cdef class Program:
         if s.op in (FLRP_STEP_WEIGHT_GRADIENT, FLRP_STEP_CHANNEL_SUM):
             self.p.sums_up = 1
             self.sums.add(s.out[0])
+            self.slots[s.out[0]].sum = self.p.sum_floats
+            self.p.sum_floats += (self.slots[s.out[0]].size + 15) // 16 * 16  # cache lines of its own
         self.p.work += 4.0 * self.slots[s.out[0]].size  # what elementwise steps and pools take, roughly
         return 0
 
@@ -584,22 +586,33 @@ def weight_gradient(geometry, x, g):
     out = empty(geometry.weight_shape)
     cdef float *po = pointer(out, out.size, "out")
     with nogil:
-        status = flrp_weight_gradient(run_isa, run_threads, &w, groups, outputs, samples, px, pg, po)
+        status = flrp_weight_gradient(run_isa, run_threads, &w, groups, outputs, samples, px, pg, 0, po)
     if status != FLRP_OK:
         raise MemoryError("no memory for a weight gradient's scratch")
     return out
 
 
+SECTION = FLRP_SECTION  # samples
+
+
+def in_sections(geometry):
+    """Whether a weight gradient is summed up in the sections that programs may take apart."""
+    cdef flrp_window w = window_of(geometry)
+    return flrp_gradient_chunk(&w, geometry.groups, geometry.out_channels) == FLRP_SECTION
+
+
 def channel_sum(g):
-    """Σ over all but the last axis."""
-    cdef int run_isa = isa
-    cdef int64_t channels = g.shape[g.ndim - 1]
-    cdef int64_t rows = g.size // channels
+    """Σ over all but the last axis; the first is the samples'."""
+    cdef int status, run_isa = isa
+    cdef int64_t samples = g.shape[0], channels = g.shape[g.ndim - 1]
+    cdef int64_t rows = g.size // (samples * channels) if g.size else 0
     cdef const float *pg = pointer(g, g.size, "g")
     out = empty((channels,))
     cdef float *po = pointer(out, channels, "out")
     with nogil:
-        flrp_channel_sum(run_isa, rows, channels, pg, po)
+        status = flrp_channel_sum(run_isa, samples, rows, channels, pg, po)
+    if status != FLRP_OK:
+        raise MemoryError("no memory for a channel sum's scratch")
     return out
 
 

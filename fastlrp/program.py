@@ -295,11 +295,12 @@ class _Twin:
 class Program:
     """A recorded run: `inputs` and `outputs` by name, in the caller's memory; everything else in an arena.
 
-    steps, sizes: as a recorder has them. renewable: for weights that change before every run.
+    steps, sizes: as a recorder has them. renewable: for weights that change before every run. sections: sums over
+    samples are made of those of sections, which threads share out among them.
     """
 
     def __init__(self, steps: Sequence[Step], sizes: Sequence[int], inputs: Mapping[Any, Slot],
-                 outputs: Mapping[Any, Slot], renewable: bool = False):
+                 outputs: Mapping[Any, Slot], renewable: bool = False, sections: bool = False):
         if inputs.keys() & outputs.keys():
             raise ValueError(f"names of inputs and outputs must differ, got {inputs.keys() & outputs.keys()} as both")
         self._slots = {**inputs, **outputs}
@@ -307,7 +308,7 @@ class Program:
         needed = _needed(steps, outputs.values())
         external = {slot.index for slot in self._slots.values()}
         layout = lay_out(needed, sizes, external, stretch=not renewable)
-        self._compiled = _kernels.Program(needed, sizes, layout)
+        self._compiled = _kernels.Program(needed, sizes, layout, sections=sections)
         self._products = [(step.again, step.bias_of) for step in needed if renewable and step.again is not None]
         self._lanes, self._isa, self._renewable = _kernels.lanes(), _kernels.get_isa(), renewable
         fits = 4 * layout.arena * self._lanes <= MOST_BYTES_SIDE_BY_SIDE and not SUMS & {step.op for step in needed}

@@ -139,12 +139,15 @@ int flrp_product_run(int isa, int threads, const flrp_product *p, int64_t sample
                      const flrp_epilogue *epilogue);
 
 /* Weight gradient: out[ky, kx, c, o] = sum over samples and positions of x at the tap times g.
- * out has shape (kh, kw, channels / groups, outputs). */
+ * out has shape (kh, kw, channels / groups, outputs). room: a vector may be read past the end of g. */
 int flrp_weight_gradient(int isa, int threads, const flrp_window *w, int64_t groups, int64_t outputs,
-                         int64_t samples, const float *x, const float *g, float *out);
+                         int64_t samples, const float *x, const float *g, int room, float *out);
+/* Samples whose sum is one term of the whole: by shape alone. */
+int64_t flrp_gradient_chunk(const flrp_window *w, int64_t groups, int64_t outputs);
+#define FLRP_SECTION 8 /* of channel sums, and of the gradients of few weights whose samples are not large */
 
-/* out[c] = sum over rows of g[row, c]: the gradient of a bias. */
-void flrp_channel_sum(int isa, int64_t rows, int64_t channels, const float *g, float *out);
+/* out[c] = sum over rows of g[sample, row, c]: the gradient of a bias. */
+int flrp_channel_sum(int isa, int64_t samples, int64_t rows, int64_t channels, const float *g, float *out);
 
 /* A step of Adam for n parameters: m = beta1 m + g, v = beta2 v + g^2, out = keep old - rate m / (sqrt(v) + floor).
  * Returns whether m, v and out are finite. */
@@ -202,6 +205,7 @@ int flrp_is_nonnegative(int64_t size, const float *x); /* false where any value 
 typedef struct {
     int64_t size, offset; /* floats of one sample; of the arena, for one sample */
     int in_scratch;       /* of the stretch that alone uses it: offset is in floats of one pixel */
+    int64_t sum;          /* of a value that all samples share: where it lies among those of a section */
 } flrp_slot;
 
 /* in and out are slots (-1: absent), as each kernel above takes them:
@@ -250,7 +254,8 @@ typedef struct flrp_program {
     const flrp_slot *slots;
     const flrp_stretch *stretches; /* in the order of their steps */
     int64_t count, stretch_count;
-    int sums_up;          /* over samples: all of them must go through the steps together */
+    int sums_up;          /* over samples: all of them must go through the steps together, unless by sections */
+    int64_t section, sum_floats; /* samples of one, 0: none; floats of its sums */
     int64_t arena;        /* floats for one sample */
     double work;          /* multiply-adds for one sample */
     int64_t width;        /* samples that lie side by side and are one to these steps; 1: none */

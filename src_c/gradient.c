@@ -1,7 +1,8 @@
 /* Weight gradients: rows of (tap, input channel) times panels of outputs, reduced over samples and positions.
  *
  * The reduction runs over the samples in chunks whose size depends on the layer's shape alone, and no element's sum
- * is split over threads, so that thread counts change no bit. Work is split by weight rows.
+ * is split over threads, so that thread counts change no bit. Work is split by weight rows. Where there are few weights
+ * a chunk is a section: programs may sum up sections apart, and add up what they find in order.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -9,6 +10,7 @@
 #include "kernels.h"
 
 #define CHUNK_TARGET (128 * 1024) /* bytes of one chunk's input and gradient, to stay in L2 */
+#define FEW_WEIGHTS 16384         /* and several positions: sections would cost more than they bring else */
 
 typedef struct {
     const flrp_kernels *kernels;
@@ -64,9 +66,16 @@ static void run_task(void *context, int64_t task, int thread) {
     const int64_t rows = weight_rows(j), group = task / j->blocks, block = task % j->blocks;
     const int64_t first = rows * block / j->blocks, last = rows * (block + 1) / j->blocks;
     (void)thread;
-    for (int64_t s = 0; s < j->whole; s += j->chunk)
-        run_block(j, group, first, last, s, flrp_min(j->chunk, j->whole - s));
-    for (int64_t s = j->whole; s < j->samples; s++) run_block(j, group, first, last, s, 1);
+    for (int64_t s = 0; s < j->samples; s += j->chunk)
+        run_block(j, group, first, last, s, flrp_min(j->chunk, j->samples - s));
+}
+
+int64_t flrp_gradient_chunk(const flrp_window *w, int64_t groups, int64_t outputs) {
+    const int64_t positions = w->out_h * w->out_w, weights = w->kernel_h * w->kernel_w * w->channels / groups * outputs;
+    const int64_t bytes = (w->in_h * w->in_w * w->channels + positions * outputs) * (int64_t)sizeof(float);
+    if (positions > 1 && weights <= FEW_WEIGHTS)
+        return flrp_max(1, flrp_min(FLRP_SECTION, 2 * CHUNK_TARGET / flrp_max(bytes, 1)));
+    return flrp_max(1, CHUNK_TARGET / flrp_max(bytes, 1));
 }
 
 /* Segments are rows of positions; where each sample has one position, samples themselves. */
@@ -74,8 +83,6 @@ static int plan_segments(job *j) {
     const flrp_window *w = j->w;
     const int single = w->out_h * w->out_w == 1;
     const int64_t per_sample = j->block_h * j->block_w * w->channels;
-    const int64_t bytes = (per_sample + w->out_h * w->out_w * j->outputs) * (int64_t)sizeof(float);
-    j->chunk = flrp_max(1, CHUNK_TARGET / bytes);
     j->segments = single ? 1 : flrp_min(j->chunk, j->samples) * w->out_h;
     j->length = single ? j->chunk : w->out_w;
     j->a_step = single ? per_sample : w->stride_w * w->channels;
@@ -113,23 +120,33 @@ static int plan_input(job *j, const float *x) {
 }
 
 /* Whole vectors are loaded. What they hold beyond a group's outputs is not used, and belongs to the outputs that follow
- * everywhere but at the end of the array: the last samples are read from a copy with room after it. */
-static int plan_gradient(job *j, const float *g) {
+ * everywhere but at the end of the array: unless there is room, the last chunks are read from a copy that has some. */
+static int plan_gradient(job *j, const float *g, int room) {
     const int64_t size = j->w->out_h * j->w->out_w * j->outputs, lanes = j->kernels->lanes;
     j->g = g;
     j->whole = j->samples;
-    if (j->outputs / j->groups % lanes == 0) return FLRP_OK;
-    const int64_t last = flrp_min(j->samples, 1 + flrp_ceil_div(lanes, size));
-    j->copy_g = calloc((size_t)(last * size + lanes), sizeof(float));
+    if (room || j->outputs / j->groups % lanes == 0) return FLRP_OK;
+    j->whole = flrp_max(0, j->samples - 1 - flrp_ceil_div(lanes, size)) / j->chunk * j->chunk;
+    const int64_t last = j->samples - j->whole;
+    j->copy_g = malloc((size_t)(last * size + lanes) * sizeof(float));
     if (!j->copy_g) return FLRP_NO_MEMORY;
-    j->whole = j->samples - last;
     memcpy(j->copy_g, g + j->whole * size, (size_t)(last * size) * sizeof(float));
+    memset(j->copy_g + last * size, 0, (size_t)lanes * sizeof(float));
     j->last_g = j->copy_g;
     return FLRP_OK;
 }
 
-void flrp_channel_sum(int isa, int64_t rows, int64_t channels, const float *g, float *out) {
-    flrp_kernels_of(isa)->channel_sum(rows, channels, g, out);
+int flrp_channel_sum(int isa, int64_t samples, int64_t rows, int64_t channels, const float *g, float *out) {
+    float *section = malloc((size_t)flrp_max(channels, 1) * sizeof(float));
+    if (!section) return FLRP_NO_MEMORY;
+    memset(out, 0, (size_t)channels * sizeof(float));
+    for (int64_t s = 0; s < samples; s += FLRP_SECTION) {
+        const int64_t some = flrp_min(FLRP_SECTION, samples - s);
+        flrp_kernels_of(isa)->channel_sum(some * rows, channels, g + s * rows * channels, section);
+        for (int64_t c = 0; c < channels; c++) out[c] += section[c];
+    }
+    free(section);
+    return FLRP_OK;
 }
 
 int flrp_adam_step(int isa, int64_t n, const flrp_adam *a, const float *old, const float *g, float *m, float *v,
@@ -138,13 +155,13 @@ int flrp_adam_step(int isa, int64_t n, const flrp_adam *a, const float *old, con
 }
 
 int flrp_weight_gradient(int isa, int threads, const flrp_window *w, int64_t groups, int64_t outputs,
-                         int64_t samples, const float *x, const float *g, float *out) {
+                         int64_t samples, const float *x, const float *g, int room, float *out) {
     job j = {.kernels = flrp_kernels_of(isa), .w = w, .groups = groups, .outputs = outputs, .samples = samples,
-             .out = out};
+             .chunk = flrp_gradient_chunk(w, groups, outputs), .out = out};
     const int64_t rows = weight_rows(&j);
     memset(out, 0, (size_t)(rows * outputs) * sizeof(float));
     if (!samples) return FLRP_OK;
-    const int status = plan_input(&j, x) || plan_gradient(&j, g) || plan_segments(&j);
+    const int status = plan_input(&j, x) || plan_gradient(&j, g, room) || plan_segments(&j);
     if (!status) {
         j.blocks = flrp_ceil_div(rows, FLRP_MAX_ROWS);
         const double work = (double)samples * w->out_h * w->out_w * rows * outputs;

@@ -3,13 +3,17 @@
  * Small samples are shared out among the threads: each takes a few samples through every step, so that nothing
  * leaves its L2 cache and no thread waits for another. Large samples go through step by step, all threads on each.
  * Kernels give the same bits for any block of samples and any number of threads, so both ways do.
+ * Sums over samples are made section by section where a program has sections, and added up in order.
  * Where a program has a twin for samples side by side (lanes.c), it takes the blocks that are full, while all their
  * numbers are finite.
  */
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "kernels.h"
+
+#define ROOM 16 /* floats: a cache line, and the largest vector */
 
 typedef struct {
     const flrp_program *p;
@@ -17,7 +21,7 @@ typedef struct {
     int64_t samples, block;
     float *const *external;
     int64_t *classes;
-    float *arena;
+    float *arena, *sums; /* sums: of all sections */
     atomic_llong next;
     atomic_int status;
 } job;
@@ -33,6 +37,7 @@ typedef struct {
 static float *slot(const frame *f, int i) {
     const flrp_slot *s = &f->j->p->slots[i];
     if (s->in_scratch) return f->scratch + s->offset * f->room;
+    if (f->j->sums && s->sum >= 0) return f->j->sums + f->first / f->j->p->section * f->j->p->sum_floats + s->sum;
     float *values = s->offset < 0 ? f->j->external[i] + f->first * s->size : f->j->arena + s->offset * f->j->block;
     return f->grid ? values + f->pixel * (s->size / f->grid) : values;
 }
@@ -141,10 +146,10 @@ static int run_step(const frame *f, const flrp_step *s, int threads) {
         break;
     case FLRP_STEP_TURN: turn(f, s); break;
     case FLRP_STEP_WEIGHT_GRADIENT:
-        return flrp_weight_gradient(isa, threads, s->window, s->kind, s->channels, n, a.data, b.data, out);
+        return flrp_weight_gradient(isa, threads, s->window, s->kind, s->channels, n, a.data, b.data,
+                                    f->j->p->slots[s->in[1].slot].offset >= 0, out);
     case FLRP_STEP_CHANNEL_SUM:
-        flrp_channel_sum(isa, n * (size_of(f, s->in[0].slot) / s->channels), s->channels, a.data, out);
-        break;
+        return flrp_channel_sum(isa, n, size_of(f, s->in[0].slot) / s->channels, s->channels, a.data, out);
     }
     return FLRP_OK;
 }
@@ -189,7 +194,7 @@ static int run_stretch(const frame *f, const flrp_stretch *s, int threads) {
 
 static int run_steps(const job *j, const flrp_program *p, int64_t first, int64_t count, float *arena, int threads) {
     job own = {.p = p, .isa = j->isa, .block = p->width > 1 ? 1 : j->block, .external = j->external,
-               .classes = j->classes, .arena = arena};
+               .classes = j->classes, .arena = arena, .sums = j->sums};
     const frame f = {.j = &own, .first = first / p->width, .count = count / p->width};
     const flrp_stretch *next = p->stretches, *end = p->stretches + p->stretch_count;
     int status = FLRP_OK;
@@ -211,9 +216,9 @@ static void run_block(const job *j, int64_t first, float *arena, int threads, at
     if (found != FLRP_OK) atomic_store(status, found);
 }
 
-/* Floats of arena for a block. */
+/* Floats of arena for a block, and room for a vector that is read past the last value. */
 static int64_t block_floats(const flrp_program *p, int64_t block) {
-    return flrp_max(block * p->arena, p->lanes ? p->lanes->arena : 0);
+    return flrp_max(block * p->arena, p->lanes ? p->lanes->arena : 0) + ROOM;
 }
 
 /* A thread's share: blocks as they come, since a busy machine may hold one thread up. */
@@ -223,6 +228,19 @@ static void run_share(void *context, int64_t task, int thread) {
     (void)task;
     for (int64_t first; (first = atomic_fetch_add(&j->next, j->block)) < j->samples;)
         run_block(j, first, arena, 1, &j->status);
+}
+
+/* The sums of all samples, from those of the sections: each number's in their order. */
+static void add_sections(const job *j) {
+    const flrp_program *p = j->p;
+    for (int64_t i = 0; i < p->count; i++) {
+        const flrp_slot *s = &p->slots[p->steps[i].out[0]];
+        if (s->sum < 0) continue;
+        float *out = j->external[p->steps[i].out[0]];
+        memcpy(out, j->sums + s->sum, (size_t)s->size * sizeof(float));
+        for (int64_t first = p->section, at = p->sum_floats; first < j->samples; first += p->section, at += p->sum_floats)
+            for (int64_t k = 0; k < s->size; k++) out[k] += j->sums[at + s->sum + k];
+    }
 }
 
 #define SHARED_BYTES (512 * 1024)   /* of one thread's block: half of a common L2 cache */
@@ -244,14 +262,18 @@ int64_t flrp_program_plan(const flrp_program *p, int threads, int64_t samples, i
     const int64_t bytes = flrp_max(1, p->arena + written_outside(p)) * (int64_t)sizeof(float);
     threads = flrp_threads_for(threads, samples, p->work * (double)samples);
     *block = samples;
-    if (p->sums_up) return block_floats(p, samples) + FLRP_CACHE_LINE / (int64_t)sizeof(float);
+    if (p->section) {
+        *block = p->section;
+        return threads * block_floats(p, *block) + flrp_ceil_div(samples, p->section) * p->sum_floats + ROOM;
+    }
+    if (p->sums_up) return block_floats(p, samples) + ROOM;
     if (p->lanes && samples / p->lanes->width >= threads) *block = p->lanes->width;
     else if (p->stretch_count || bytes > MOST_SHARED_BYTES || samples < 2) threads = 1;
     else {
         const int64_t pieces = threads > 1 ? BLOCKS_PER_THREAD * threads : 1;
         *block = flrp_max(1, flrp_min(SHARED_BYTES / bytes, flrp_ceil_div(samples, pieces)));
     }
-    return threads * block_floats(p, *block) + FLRP_CACHE_LINE / (int64_t)sizeof(float);
+    return threads * block_floats(p, *block) + ROOM;
 }
 
 int flrp_program_run(int isa, int threads, const flrp_program *p, int64_t samples, float *const *external,
@@ -259,10 +281,11 @@ int flrp_program_run(int isa, int threads, const flrp_program *p, int64_t sample
     arena = flrp_aligned(arena);
     job j = {.p = p, .isa = isa, .samples = samples, .block = block, .external = external, .classes = classes,
              .arena = arena};
-    if (block >= samples) run_block(&j, 0, arena, threads, &j.status);
-    else {
-        threads = flrp_threads_for(threads, samples, p->work * (double)samples);
-        flrp_parallel(threads, threads, 1e12, run_share, &j);
-    }
+    const int share = block < samples || p->section;
+    threads = share ? flrp_threads_for(threads, samples, p->work * (double)samples) : threads;
+    if (p->section) j.sums = arena + threads * block_floats(p, block);
+    if (share) flrp_parallel(threads, threads, 1e12, run_share, &j);
+    else run_block(&j, 0, arena, threads, &j.status);
+    if (p->section && j.status == FLRP_OK) add_sections(&j);
     return atomic_load(&j.status);
 }

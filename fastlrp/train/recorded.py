@@ -12,9 +12,9 @@ from .. import _kernels
 from ..graph import Graph, Trace
 from ..layers import LAYERS, Layer, WeightedLayer
 from ..ops import Native
-from ..program import Program, Recorder
+from ..program import SUMS, Program, Recorder
 from ..reference import Array
-from ..steps import NotRecorded, Slot
+from ..steps import NotRecorded, Slot, Step
 
 OWN = set(LAYERS.values())
 Gradients = dict[str, dict[str, Array]]
@@ -43,7 +43,8 @@ def record(net: Graph, back: Back) -> RecordedStep | None:
 
 class RecordedStep:
     """Forward from the inputs to the output and what the way back reads; back from the output's gradient to the
-    parameters'. lock: to be held from one to the other."""
+    parameters': those of few weights section by section, the others, apart, over the whole batch. lock: to be held from
+    the way forward to the end of the way back."""
 
     def __init__(self, net: Graph, back: Back):
         assert isinstance(net.ops, Native)
@@ -59,34 +60,62 @@ class RecordedStep:
         self.found = {(name, key): slot for name, of in found.items() for key, slot in of.items()}
         self.inputs = {slot.index: slot for slot in inputs}
         made = {slot.index: slot for step in forward for slot in step.out}
-        read = {slot.index: slot for step in recorder.steps for slot in step.reads()}
-        crossing = {i: slot for i, slot in read.items() if i in made or i in self.inputs}
+        crossing = {i: slot for i, slot in _read(recorder.steps).items() if i in made or i in self.inputs}
         self.made = {i: made[i] for i in {*made} & {*crossing, self.output.index}}
         self.forward = Program(forward, recorder.sizes, self.inputs, self.made, renewable=True)
-        self.back = Program(recorder.steps, recorder.sizes, {self.start.index: self.start, **crossing}, self.found,
-                            renewable=True)
+        known = {self.start.index: self.start, **crossing}
+        sections = _fits_sections(net, recorder)
+        apart = [step for step in recorder.steps if sections and step.op == "weight_gradient"
+                 and not _kernels.in_sections(step.window)]  # type: ignore[arg-type]
+        rest = [step for step in recorder.steps if step not in apart]
+        later = {slot.index for step in apart for slot in step.out}
+        self.between = {i: slot for i, slot in _read(apart).items() if i not in known}  # made by the rest
+        of_apart = {name: slot for name, slot in self.found.items() if slot.index in later}
+        found_first: dict[Any, Slot] = {name: slot for name, slot in self.found.items() if name not in of_apart}
+        self.back = Program(rest, recorder.sizes, known, found_first | self.between, renewable=True, sections=sections)
+        self.apart = Program(apart, recorder.sizes, _read(apart), of_apart, renewable=True) if apart else None
 
     def run_forward(self, inputs: Sequence[Array]) -> tuple[Array, dict[int, Array]]:
         """The output of a batch, and all that the way back may read."""
         n = len(inputs[0])
         values = {i: np.ascontiguousarray(x) for i, x in zip(self.inputs, inputs, strict=True)}
         values.update((i, _kernels.empty((n, *slot.sample_shape))) for i, slot in self.made.items())
-        _run(self.forward, values)
+        _run(self.forward, values, n)
         return values[self.output.index].reshape(n, *self.output.sample_shape), values
 
     def run_back(self, g: Array, values: dict[int, Array]) -> Gradients:
         """The gradients of all parameters, by layer and name, from that of the output."""
         found = {name: _kernels.empty(slot.sample_shape) for name, slot in self.found.items()}
-        _run(self.back, {**values, self.start.index: np.ascontiguousarray(g), **found})
+        between = {i: _kernels.empty((len(g), *slot.sample_shape)) for i, slot in self.between.items()}
+        arrays: dict[Any, Array] = {**values, self.start.index: np.ascontiguousarray(g), **between, **found}
+        _run(self.back, arrays, len(g))
+        if self.apart is not None:
+            _run(self.apart, arrays, len(g))
         by_layer: Gradients = {}
         for (name, key), array in found.items():
             by_layer.setdefault(name, {})[key] = array
         return by_layer
 
 
-def _run(program: Program, arrays: dict[Any, Array]) -> None:
+# A section's values, and all weights: they stay in an L2 cache, or nearly.
+MOST_BYTES_OF_SECTION, MOST_WEIGHTS = 2 << 20, 1 << 18
+
+
+def _fits_sections(net: Graph, recorder: Recorder) -> bool:
+    """Whether threads had better take sections of samples through the whole way back than share out each step."""
+    sums = {slot.index for step in recorder.steps if step.op in SUMS for slot in step.out}
+    touched = {slot.index for step in recorder.steps for slot in (*step.out, *step.reads())} - sums
+    return (4 * _kernels.SECTION * sum(recorder.sizes[i] for i in touched) <= MOST_BYTES_OF_SECTION
+            and sum(layer.weight.size for layer in net.weighted) <= MOST_WEIGHTS)
+
+
+def _read(steps: Sequence[Step]) -> dict[int, Slot]:
+    return {slot.index: slot for step in steps for slot in step.reads()}
+
+
+def _run(program: Program, arrays: dict[Any, Array], samples: int) -> None:
     """With the weights of now."""
-    held = program.renew(len(next(iter(arrays.values()))))
+    held = program.renew(samples)
     if not program(arrays):
         raise RuntimeError("weights changed while a training step ran")
     del held
