@@ -53,6 +53,11 @@ def get_isa():
     return flrp_isa_name(isa).decode()
 
 
+def processors():
+    """The processors that OpenMP found for this process; 0 without OpenMP."""
+    return flrp_processors()
+
+
 def set_threads(int n):
     global threads
     threads = n

@@ -237,6 +237,7 @@ def _cgroup_cpus() -> int | None:
 def default_threads() -> int:
     """The least of OMP_NUM_THREADS, the processors this process may use, and the container's quota."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    affinity = max(affinity, _kernels.processors())  # OMP_PROC_BIND leaves the calling thread one of them
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     asked = int(first) if first.isdigit() and int(first) > 0 else None
     return min(limit for limit in (affinity, _cgroup_cpus(), asked) if limit)

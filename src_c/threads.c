@@ -21,6 +21,15 @@ void flrp_init(void) {
 #endif
 }
 
+/* What this process may use, even where the runtime has bound its first thread to one of them. 0: not known. */
+int flrp_processors(void) {
+#ifdef _OPENMP
+    return omp_get_num_procs();
+#else
+    return 0;
+#endif
+}
+
 /* Below about 50 microseconds of work, waking a thread costs more than it brings. */
 #define MIN_WORK_PER_THREAD 4e5
 

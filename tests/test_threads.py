@@ -345,6 +345,11 @@ def test_omp_num_threads_is_an_upper_limit(value: str, expected: int | None) -> 
     assert info(OMP_NUM_THREADS=value)["threads"] == (expected or default)
 
 
+def test_threads_that_openmp_binds_are_as_many() -> None:
+    """It leaves the thread that imports it one processor."""
+    assert info(OMP_PROC_BIND="true")["threads"] == info(OMP_PROC_BIND="")["threads"]
+
+
 @pytest.mark.skipif(not shutil.which("taskset"), reason="no taskset")
 def test_affinity_is_an_upper_limit() -> None:
     """One processor, one thread, and the same bits."""
