@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .reference import Array
-from .shapes import Window
+from .shapes import Geometry, Window
 
 
 class NotRecorded(Exception):
@@ -58,7 +58,7 @@ class Step:
     again: Callable[[], Any] | None = None  # packs the product anew, from the weights of then
     weight_of: Any = None  # the layer whose weight it multiplies by, as it is
     bias_of: Any = None  # the layer whose bias constants[0] is
-    window: Window | None = None
+    window: Window | Geometry | None = None  # of a pool, or of the layer whose weights have the gradient
     copy: Copy | None = None
     kind: int = 0
     sign: int = 0

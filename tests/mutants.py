@@ -68,8 +68,11 @@ MUTANTS = [
     Mutant("scatter, row taps", "src_c/scatter.c", "p->rows.offsets[tap] * p->src_w", "tap * p->src_w"),
     Mutant("scatter, reading", "src_c/scatter.c", "p->parts > 1 || operands[0].read != FLRP_PLAIN", "p->parts > 1"),
     Mutant("lanes, blocks", "src_c/body/lanes.h", "v_fma(factor, xv[v], acc[m][v])", "v_fma(factor, xv[0], acc[m][v])"),
-    Mutant("lanes, terms", "src_c/body/lanes.h", "v_load(at + v * x_place)", "v_load(at + (v == 5 ? 4 : v) * x_place)"),
+    Mutant("lanes, terms", "src_c/body/lanes.h", "v_load(x + v * x_place), acc",
+           "v_load(x + (v == 5 ? 4 : v) * x_place), acc"),
     Mutant("lanes, passes", "src_c/body/lanes.h", "mode == FLRP_LANES_GO_ON ? v_load(out)", "0 ? v_load(out)"),
+    Mutant("lanes, scattered blocks", "src_c/lanes.c", "const int64_t c = block * j->columns;",
+           "const int64_t c = (flrp_ceil_div(p->cols.count, j->columns) - 1 - block) * j->columns;"),
     Mutant("lanes, scattered", "src_c/body/lanes.h", "mode == FLRP_LANES_ADD ? v_add(sum, v_load(out))",
            "mode == FLRP_LANES_ADD ? v_add(sum, v_set1(0))"),
     Mutant("lanes, not finite", "src_c/body/lanes.h", "finite &= lanes[k] == 0", "finite |= lanes[k] == 0"),
@@ -87,6 +90,14 @@ MUTANTS = [
     Mutant("weight gradient", "src_c/gradient.c", "group * group_c + row % group_c", "row % group_c"),
     Mutant("weight gradient, chunks", "src_c/gradient.c", "j->kernels->finish(&add, 1,", "j->kernels->finish(&add, 0,"),
     Mutant("weight gradient, padding", "src_c/gradient.c", "j->block_w + w->pad_left) * c", "j->block_w) * c"),
+    Mutant("weight gradient, last chunk", "src_c/gradient.c", "memcpy(j->copy_g, g + j->whole * size",
+           "memcpy(j->copy_g, g"),
+    Mutant("sections, sums", "src_c/program.c", "first += p->section, at += p->sum_floats", "first += p->section"),
+    Mutant("sections, places", "src_c/program.c", "f->first / f->j->p->section * f->j->p->sum_floats",
+           "0 * f->j->p->sum_floats"),
+    Mutant("channel sum, sections", "src_c/gradient.c", "out[c] += section[c]", "out[c] = section[c]"),
+    Mutant("adam", "src_c/body/adam.h", "v_add(v_sqrt(second), floor)", "v_sqrt(v_add(second, floor))"),
+    Mutant("adam, what is finite", "src_c/body/adam.h", "v_fma(zero, second, v_fma(", "v_fma(zero, first, v_fma("),
     Mutant("channel sum", "src_c/body/pointwise.h", "for (; row < rows; row++) sums[0]",
            "for (; row + 1 < rows; row++) sums[0]"),
     Mutant("sum pool", "src_c/body/pool.h", "v_set1(scale[y * w->out_w + col])", "v_set1(scale[col])"),
@@ -152,8 +163,8 @@ MUTANTS = [
     Mutant("stretches, blocks", "src_c/program.c", "f.pixel = task * j->block", "f.pixel = task / 2 * j->block"),
     Mutant("stretches, scratch", "src_c/program.c", "f->scratch + s->offset * f->room", "f->scratch + s->offset"),
     Mutant("lists, passes", "src_c/lists.c", "pass ? FLRP_LANES_GO_ON", "pass > 1 ? FLRP_LANES_GO_ON"),
-    Mutant("lists, outputs", "src_c/lists.c", "j->p->dst_c + first;", "j->p->dst_c;"),
-    Mutant("lists, not finite", "src_c/lists.c", "if (!finite) {", "if (0) {"),
+    Mutant("lists, outputs", "src_c/lists.c", "j->p->dst_c + first,", "j->p->dst_c,"),
+    Mutant("lists, not finite", "src_c/lists.c", "if (finite) {", "if (1) {"),
     Mutant("lists, strides", "src_c/lists.c", "row * p->rows.step + p->rows.offsets[0]", "row + p->rows.offsets[0]"),
     Mutant("lists, sides", "src_c/lists.c", "(side * l->passes + pass)", "(pass)"),
     Mutant("lists, packing", "fastlrp/packing.py", "np.broadcast_to(np.arange(length) * width, ordered.shape)",
@@ -213,7 +224,8 @@ GRAPH_MUTANTS = [
 ]
 
 SUITES = [Suite(["tests/test_graph.py", "tests/test_canonize.py"], {}, GRAPH_MUTANTS),
-          Suite(["tests/test_kernels.py", "tests/test_program.py", "tests/test_arena.py"], {}, MUTANTS),
+          Suite(["tests/test_kernels.py", "tests/test_program.py", "tests/test_arena.py", "tests/test_train.py"], {},
+                MUTANTS),
           Suite(["tests/test_amx.py"], {"FASTLRP_EMULATE_AMX": "1"}, TILE_MUTANTS)]
 
 

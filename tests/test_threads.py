@@ -24,8 +24,10 @@ from cases import COMPOSITES, Draw, assert_same_bits, make_layer, mixed_signs, r
 
 import fastlrp
 from fastlrp import _kernels
+from fastlrp.bench import lenet
 from fastlrp.ops import NATIVE
 from fastlrp.shapes import Window, as_padding
+from fastlrp.train import loop
 
 THREADS = (1, 2, 3, 4, 7, 100)
 HAS_FORK = hasattr(os, "fork")
@@ -143,6 +145,26 @@ def test_gradients_do_not_depend_on_threads() -> None:
         for name, values in expected.items():
             for key, gradient in values.items():
                 assert_same_bits(found[name][key], gradient, f"{name}.{key} on {n} threads")
+
+
+@pytest.mark.usefixtures("threads")
+def test_recorded_training_does_not_depend_on_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor on being recorded: sections of samples are summed up apart, and added up in order."""
+    rng = np.random.default_rng(4)
+    x, t = rng.uniform(-1, 1, (52, 28, 28, 1)), rng.integers(0, 10, 52)
+
+    def trained(n: int) -> list[np.ndarray]:
+        fastlrp.set_num_threads(n)
+        net = lenet()
+        net.fit(x, t, epochs=1, batch_size=30, seed=1, progress=False)
+        return [array for layer in net.weighted for array in layer.parameters.values()]
+
+    expected = trained(1)
+    found = [trained(n) for n in (2, 3, 7)]
+    monkeypatch.setattr(loop, "record", lambda *anything: None)
+    for arrays in (*found, trained(2)):
+        for array, wanted in zip(arrays, expected, strict=True):
+            assert_same_bits(array, wanted)
 
 
 @pytest.mark.usefixtures("threads")

@@ -802,11 +802,17 @@ def residual() -> Network:
     return Network.from_graph(x, Linear(4)(Flatten()(fastlrp.Sigmoid()(Conv2d(8, 1, stride=2)(h)))), seed=2)
 
 
+def digits() -> Network:
+    """A convolution of few weights, and one over its whole input: on the way back, sections and the whole batch."""
+    return Network([Conv2d(5, 3), ReLU(), fastlrp.AvgPool2d(2), Conv2d(9, 4), ReLU(), Flatten(), Linear(4)],
+                   (10, 10, 1), seed=3)
+
+
 def not_recorded(*anything: Any) -> None:
     return None
 
 
-@pytest.mark.parametrize("make", [perceptron, residual])
+@pytest.mark.parametrize("make", [perceptron, residual, digits])
 @pytest.mark.usefixtures("isa")
 def test_recorded_steps_have_the_bits_of_others(make: Callable[[], Network], monkeypatch: pytest.MonkeyPatch) -> None:
     """In batches of several sizes, with parameters and options that a callback changes on the way."""

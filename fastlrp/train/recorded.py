@@ -14,6 +14,7 @@ from ..layers import LAYERS, Layer, WeightedLayer
 from ..ops import Native
 from ..program import SUMS, Program, Recorder
 from ..reference import Array
+from ..shapes import Geometry
 from ..steps import NotRecorded, Slot, Step
 
 OWN = set(LAYERS.values())
@@ -63,17 +64,19 @@ class RecordedStep:
         crossing = {i: slot for i, slot in _read(recorder.steps).items() if i in made or i in self.inputs}
         self.made = {i: made[i] for i in {*made} & {*crossing, self.output.index}}
         self.forward = Program(forward, recorder.sizes, self.inputs, self.made, renewable=True)
-        known = {self.start.index: self.start, **crossing}
-        sections = _fits_sections(net, recorder)
-        apart = [step for step in recorder.steps if sections and step.op == "weight_gradient"
-                 and not _kernels.in_sections(step.window)]  # type: ignore[arg-type]
+        self._split_back(recorder, {self.start.index: self.start, **crossing}, _fits_sections(net, recorder))
+
+    def _split_back(self, recorder: Recorder, known: dict[int, Slot], sections: bool) -> None:
+        """The way back from what is known: in sections but for the gradients of many weights, where it fits them."""
+        apart = [step for step in recorder.steps
+                 if sections and isinstance(step.window, Geometry) and not _kernels.in_sections(step.window)]
         rest = [step for step in recorder.steps if step not in apart]
-        later = {slot.index for step in apart for slot in step.out}
-        self.between = {i: slot for i, slot in _read(apart).items() if i not in known}  # made by the rest
-        of_apart = {name: slot for name, slot in self.found.items() if slot.index in later}
-        found_first: dict[Any, Slot] = {name: slot for name, slot in self.found.items() if name not in of_apart}
-        self.back = Program(rest, recorder.sizes, known, found_first | self.between, renewable=True, sections=sections)
-        self.apart = Program(apart, recorder.sizes, _read(apart), of_apart, renewable=True) if apart else None
+        self.between = {i: slot for i, slot in _read(apart).items() if i not in known}  # from the rest
+        made = {slot.index for step in apart for slot in step.out}
+        later = {name: slot for name, slot in self.found.items() if slot.index in made}
+        first: dict[Any, Slot] = {name: slot for name, slot in self.found.items() if name not in later}
+        self.back = Program(rest, recorder.sizes, known, first | self.between, renewable=True, sections=sections)
+        self.apart = Program(apart, recorder.sizes, _read(apart), later, renewable=True) if apart else None
 
     def run_forward(self, inputs: Sequence[Array]) -> tuple[Array, dict[int, Array]]:
         """The output of a batch, and all that the way back may read."""
