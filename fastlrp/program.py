@@ -237,21 +237,21 @@ class _Twin:
             self.steps += [self._turn(own, i, 1) for i, own in self.own.items() if last.get(i) == t]
         self.layout = lay_out(self.steps, self.sizes, external)
 
-    def compiled(self, renewable: bool) -> _kernels.Program | None:
-        """None where a product has no such form, or is gone: then so is the program."""
+    def compiled(self, products: Sequence[Any] | None) -> _kernels.Program | None:
+        """None where a product has no such form, or is gone: then so is the program. products: those of now, where they
+        are renewed."""
+        given = iter(products or ())
         for i, step in enumerate(self.steps):
             if step.product is not None:
-                product = self._product(step, renewable)
+                if products is None:
+                    found = step.product()
+                    product = found and found.in_lanes(self.width)
+                else:
+                    product = next(given).renewable_in_lanes(self.width) if step.weight_of else None
                 if product is None:
                     return None
                 self.steps[i] = replace(step, product=product)
         return _kernels.Program(self.steps, self.sizes, self.layout, self.width)
-
-    def _product(self, step: Step, renewable: bool) -> Any:
-        if renewable:
-            return step.weight_of and step.product.renewable_in_lanes(self.width)
-        found = step.product()
-        return found and found.in_lanes(self.width)
 
     def renewed(self) -> tuple[list[Any], list[Any]]:
         """The products and biases of now."""
@@ -312,8 +312,7 @@ class Program:
         self._products = [(step.again, step.bias_of) for step in needed if renewable and step.again is not None]
         self._lanes, self._isa, self._renewable = _kernels.lanes(), _kernels.get_isa(), renewable
         fits = 4 * layout.arena * self._lanes <= MOST_BYTES_SIDE_BY_SIDE and not SUMS & {step.op for step in needed}
-        twin_of = needed if renewable else [_weak(step) for step in needed]
-        self._twin_of: Any = (twin_of, sizes, external) if fits else None
+        self._twin_of: Any = ([_weak(step, renewable) for step in needed], sizes, external) if fits else None
         self._twin: tuple[_Twin, _kernels.Program] | None = None  # that is renewed too
 
     def renew(self, samples: int) -> list[Any]:
@@ -322,13 +321,13 @@ class Program:
         products = [again() for again, _ in self._products if again is not None]
         self._compiled.renew(products, [None if layer is None else layer.bias for _, layer in self._products])
         if samples >= self._lanes:
-            self._add_twin()
+            self._add_twin(products)
         if self._twin is not None:
             twin, compiled = self._twin
             compiled.renew(*twin.renewed())
         return products
 
-    def _add_twin(self) -> None:
+    def _add_twin(self, products: Sequence[Any] | None = None) -> None:
         """For samples side by side, where these are small enough and all products have such a form."""
         if self._twin_of is None or _kernels.get_isa() != self._isa:
             return
@@ -339,10 +338,10 @@ class Program:
             except NotRecorded:
                 return
             if 4 * twin.layout.arena <= MOST_BYTES_SIDE_BY_SIDE:
-                compiled = twin.compiled(self._renewable)
+                compiled = twin.compiled(products)
                 if compiled is not None:
                     self._compiled.set_twin(compiled)
-                    self._twin = (twin, compiled) if self._renewable else None
+                    self._twin = None if products is None else (twin, compiled)
                 return
 
     def __call__(self, arrays: Mapping[Any, Array], classes: Array | None = None) -> bool:
@@ -363,11 +362,13 @@ class Program:
         return ran
 
 
-def _weak(step: Step) -> Step:
-    """The same, keeping neither product nor layer alive."""
+def _weak(step: Step, renewable: bool) -> Step:
+    """The same without keeping its product alive, by which others know whether weights have changed; nor layers, unless
+    it is renewed from them."""
     if step.product is None:
         return step
-    return replace(step, product=weakref.ref(step.product), again=None, bias_of=None)
+    kept = replace(step, product=weakref.ref(step.product), again=None)
+    return kept if renewable else replace(kept, weight_of=None, bias_of=None)
 
 
 def _needed(steps: Sequence[Step], outputs: Iterable[Slot]) -> list[Step]:

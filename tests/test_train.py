@@ -840,6 +840,21 @@ def test_recorded_steps_have_the_bits_of_others(make: Callable[[], Network], mon
     assert_same_parameters(parameters(found), parameters(expected))
 
 
+@pytest.mark.parametrize("batch_size", [4, 20])
+def test_what_ran_before_training_sees_its_weights(batch_size: int) -> None:
+    """Fewer samples than a vector has lanes, and more: a recorded step keeps no old weights alive."""
+    net, rng = digits(), np.random.default_rng(5)
+    x = rng.standard_normal((20, *net.input_shape))
+    before, explained = net.forward(x), net.explain(x).relevance
+    net.fit(x, rng.integers(0, 4, 20), batch_size=batch_size)
+    other = digits()
+    for layer, trained in zip(other.weighted, net.weighted, strict=True):
+        layer.weight, layer.bias = trained.weight, trained.bias
+    assert_same_bits(net.forward(x), other.forward(x))
+    assert_same_bits(net.explain(x).relevance, other.explain(x).relevance)
+    assert not np.array_equal(net.forward(x), before) and not np.array_equal(net.explain(x).relevance, explained)
+
+
 def test_a_network_that_changes_is_recorded_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """A slope that a callback sets counts from the next step on."""
     def train() -> Network:
