@@ -54,7 +54,7 @@ def get_isa():
 
 
 def processors():
-    """The processors that OpenMP found for this process; 0 without OpenMP."""
+    """The processors that OpenMP binds threads to; 0 where it does not bind them."""
     return flrp_processors()
 
 

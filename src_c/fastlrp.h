@@ -133,7 +133,7 @@ int flrp_has_limbs(int isa);   /* whether it runs products of that form */
 void *flrp_allocate(int64_t bytes); /* NULL where there is no memory; given back by free() */
 /* The content of an allocated block is not needed any more: until it is written to, the system may take its pages. */
 void flrp_leave_idle(void *block, int64_t bytes);
-int flrp_processors(void);
+int flrp_processors(void); /* that threads are bound to; 0: they are not */
 void flrp_init(void); /* once, at import: a child of fork runs serially from then on */
 
 int flrp_product_run(int isa, int threads, const flrp_product *p, int64_t samples, const flrp_operand *operands,

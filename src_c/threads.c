@@ -21,13 +21,13 @@ void flrp_init(void) {
 #endif
 }
 
-/* What this process may use, even where the runtime has bound its first thread to one of them. 0: not known. */
+/* Processors of all places that the runtime binds threads to: of its first thread the system tells one place alone. */
 int flrp_processors(void) {
-#ifdef _OPENMP
-    return omp_get_num_procs();
-#else
-    return 0;
+    int found = 0;
+#if defined(_OPENMP) && _OPENMP >= 201511
+    for (int i = 0; i < omp_get_num_places(); i++) found += omp_get_place_num_procs(i);
 #endif
+    return found;
 }
 
 /* Below about 50 microseconds of work, waking a thread costs more than it brings. */

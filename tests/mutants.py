@@ -97,7 +97,7 @@ MUTANTS = [
            "0 * f->j->p->sum_floats"),
     Mutant("channel sum, sections", "src_c/gradient.c", "out[c] += section[c]", "out[c] = section[c]"),
     Mutant("adam", "src_c/body/adam.h", "v_add(v_sqrt(second), floor)", "v_sqrt(v_add(second, floor))"),
-    Mutant("adam, what is finite", "src_c/body/adam.h", "v_fma(zero, second, v_fma(", "v_fma(zero, first, v_fma("),
+    Mutant("adam, what is finite", "src_c/body/adam.h", "v_fma(zero, load_some(v + i", "v_fma(zero, load_some(m + i"),
     Mutant("channel sum", "src_c/body/pointwise.h", "for (; row < rows; row++) sums[0]",
            "for (; row + 1 < rows; row++) sums[0]"),
     Mutant("sum pool", "src_c/body/pool.h", "v_set1(scale[y * w->out_w + col])", "v_set1(scale[col])"),

@@ -802,6 +802,14 @@ def test_adam_has_the_bits_of_numpy(isa: str, n: int) -> None:
 
 
 @PER_ISA
+@pytest.mark.parametrize("n", [3, 8, 17])
+def test_adam_divides_by_nothing_of_its_own(isa: str, n: int) -> None:
+    """A floor that rounds to zero does no harm where gradients are not zero."""
+    old, g, m, v, new = np.ones((5, n), np.float32)
+    assert _kernels.adam(old, new, g, m, v, 0.9, 0.999, 1e-3, 0, 1) and np.isfinite(new).all()
+
+
+@PER_ISA
 @pytest.mark.parametrize("name", ["old", "g", "m", "v"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
 def test_adam_says_what_is_not_finite(isa: str, name: str, value: float) -> None:

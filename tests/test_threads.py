@@ -368,8 +368,10 @@ def test_omp_num_threads_is_an_upper_limit(value: str, expected: int | None) -> 
 
 
 def test_threads_that_openmp_binds_are_as_many() -> None:
-    """It leaves the thread that imports it one processor."""
+    """It leaves the thread that imports it one place, of which there may be no other."""
     assert info(OMP_PROC_BIND="true")["threads"] == info(OMP_PROC_BIND="")["threads"]
+    if hasattr(os, "sched_getaffinity"):
+        assert info(OMP_PLACES=f"{{{min(os.sched_getaffinity(0))}}}")["threads"] == 1
 
 
 @pytest.mark.skipif(not shutil.which("taskset"), reason="no taskset")

@@ -840,6 +840,15 @@ def test_recorded_steps_have_the_bits_of_others(make: Callable[[], Network], mon
     assert_same_parameters(parameters(found), parameters(expected))
 
 
+@pytest.mark.parametrize("gradient", [np.broadcast_to(np.float32(0.5), 9),
+                                      np.linspace(1, 2, 9, dtype=np.float32)[::-1]])
+def test_gradients_may_have_any_strides(gradient: np.ndarray) -> None:
+    net, old = perceptron(), np.ones(9, np.float32)
+    found, = Adam().update(net, [old], [gradient])
+    expected, = Adam().update(net, [old], [gradient.copy()])
+    assert_same_bits(found, expected)
+
+
 @pytest.mark.parametrize("batch_size", [4, 20])
 def test_what_ran_before_training_sees_its_weights(batch_size: int) -> None:
     """Fewer samples than a vector has lanes, and more: a recorded step keeps no old weights alive."""

@@ -100,7 +100,9 @@ def _groups(parameters: Sequence[Array]) -> list[slice]:
 
 
 def _joined(arrays: Sequence[Array]) -> Array:
-    return arrays[0].reshape(-1) if len(arrays) == 1 else np.concatenate([array.reshape(-1) for array in arrays])
+    if len(arrays) == 1:
+        return np.ascontiguousarray(arrays[0]).reshape(-1)
+    return np.concatenate([array.reshape(-1) for array in arrays])
 
 
 class SGD(Optimizer):

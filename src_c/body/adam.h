@@ -13,7 +13,9 @@ static int adam(int64_t n, const flrp_adam *a, const float *old, const float *g,
         store_some(m + i, first, n - i);
         store_some(v + i, second, n - i);
         store_some(out + i, updated, n - i);
-        sum = v_fma(zero, first, v_fma(zero, second, v_fma(zero, updated, sum)));
+        /* As they are stored: lanes past the end have had no number. */
+        sum = v_fma(zero, load_some(m + i, n - i), sum);
+        sum = v_fma(zero, load_some(v + i, n - i), v_fma(zero, load_some(out + i, n - i), sum));
     }
     v_store(lanes, sum);
     int finite = 1;
