@@ -96,6 +96,8 @@ MUTANTS = [
     Mutant("sections, places", "src_c/program.c", "f->first / f->j->p->section * f->j->p->sum_floats",
            "0 * f->j->p->sum_floats"),
     Mutant("channel sum, sections", "src_c/gradient.c", "out[c] += section[c]", "out[c] = section[c]"),
+    Mutant("lanes, new weights", "fastlrp/packing.py", "weight=np.ascontiguousarray(taken, dtype=np.float32))",
+           "weight=lanes.weight.copy())"),
     Mutant("adam", "src_c/body/adam.h", "v_add(v_sqrt(second), floor)", "v_sqrt(v_add(second, floor))"),
     Mutant("adam, what is finite", "src_c/body/adam.h", "v_fma(zero, load_some(v + i", "v_fma(zero, load_some(m + i"),
     Mutant("channel sum", "src_c/body/pointwise.h", "for (; row < rows; row++) sums[0]",

@@ -13,7 +13,7 @@ import pytest
 from cases import LINEAR, WINDOWS, assert_same_bits, relative_error, with_biases, with_statistics
 
 import fastlrp
-from fastlrp import Conv2d, Dropout, Flatten, Format, Linear, Network, ReLU
+from fastlrp import Conv2d, Dropout, Flatten, Format, Linear, Network, ReLU, program
 from fastlrp.layers import Layer, ParameterLayer, WeightedLayer
 from fastlrp.train import (
     LOSSES,
@@ -815,7 +815,9 @@ def not_recorded(*anything: Any) -> None:
 @pytest.mark.parametrize("make", [perceptron, residual, digits])
 @pytest.mark.usefixtures("isa")
 def test_recorded_steps_have_the_bits_of_others(make: Callable[[], Network], monkeypatch: pytest.MonkeyPatch) -> None:
-    """In batches of several sizes, with parameters and options that a callback changes on the way."""
+    """In batches of several sizes, samples side by side in some of them, with parameters and options that a callback
+    changes on the way."""
+    monkeypatch.setattr(program, "VECTORS_SIDE_BY_SIDE", (1,))
     rng, used, right = np.random.default_rng(3), [], RecordedStep.run_back
 
     def watched(self: RecordedStep, g: np.ndarray, values: Any) -> Any:
@@ -823,7 +825,7 @@ def test_recorded_steps_have_the_bits_of_others(make: Callable[[], Network], mon
         return right(self, g, values)
     monkeypatch.setattr(RecordedStep, "run_back", watched)
     found, expected = make(), make()
-    x, t = rng.standard_normal((23, *found.input_shape)), rng.integers(0, 4, 23)
+    x, t = rng.standard_normal((43, *found.input_shape)), rng.integers(0, 4, 43)
 
     def changing(net: Network) -> Callable[[int, float], None]:
         def callback(step: int, loss: float) -> None:
@@ -832,9 +834,9 @@ def test_recorded_steps_have_the_bits_of_others(make: Callable[[], Network], mon
                 net.parametric[-1].bias = net.parametric[-1].bias + 1
         return callback
 
-    more = {"epochs": 2, "batch_size": 10, "seed": 1}
+    more = {"epochs": 2, "batch_size": 20, "seed": 1}
     losses = found.fit(x, t, callback=changing(found), **more).losses
-    assert used == 2 * [10, 10, 3]
+    assert used == 2 * [20, 20, 3]
     monkeypatch.setattr(loop, "record", not_recorded)
     assert losses == expected.fit(x, t, callback=changing(expected), **more).losses and len(used) == 6
     assert_same_parameters(parameters(found), parameters(expected))
