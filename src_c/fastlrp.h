@@ -48,8 +48,8 @@ typedef struct {
     const int64_t *offsets;
 } flrp_axis;
 
-/* Forms of a product; which one runs depends on the shape, the rule, the instruction set, the precision, and on how many
- * weights are zero: on no sample.
+/* Forms of a product; which one runs depends on the shape, the rule, the instruction set, the precision, and on how
+ * many weights are zero: on no sample.
  * WIDE: lanes are output channels; weights [side][group][panel][k][panel width].
  * NARROW: few output channels, so lanes run along the columns; weights [k][side][channel].
  * k: row tap, column tap, part, channel, and every sum has its terms in this order.

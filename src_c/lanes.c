@@ -175,7 +175,8 @@ int flrp_lanes_run(int isa, const flrp_product *p, const flrp_operand *operands,
         if (!j.kernels->is_finite(p->src_h * p->src_w * p->src_c * l->width, operands[part].data))
             return FLRP_NOT_FINITE;
     const int64_t line = flrp_max((p->cols.count - 1) * p->cols.stride + p->cols.taps, p->dst_w - p->cols.start);
-    const int64_t sums = scatter ? line * p->dst_c * l->width : l->block * (j.vectors > 1 ? 1 : FLRP_LANE_PLACES) * l->width;
+    const int64_t places = j.vectors > 1 ? 1 : FLRP_LANE_PLACES;
+    const int64_t sums = (scatter ? line * p->dst_c : l->block * places) * l->width;
     void *scratch = malloc((size_t)(sums + copies * p->src_h * j.line) * sizeof(float) + FLRP_CACHE_LINE);
     if (!scratch) return FLRP_NO_MEMORY;
     j.sums = flrp_aligned(scratch);

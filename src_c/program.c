@@ -238,8 +238,11 @@ static void add_sections(const job *j) {
         if (s->sum < 0) continue;
         float *out = j->external[p->steps[i].out[0]];
         memcpy(out, j->sums + s->sum, (size_t)s->size * sizeof(float));
-        for (int64_t first = p->section, at = p->sum_floats; first < j->samples; first += p->section, at += p->sum_floats)
-            for (int64_t k = 0; k < s->size; k++) out[k] += j->sums[at + s->sum + k];
+        const float *sums = j->sums + s->sum;
+        for (int64_t first = p->section; first < j->samples; first += p->section) {
+            sums += p->sum_floats;
+            for (int64_t k = 0; k < s->size; k++) out[k] += sums[k];
+        }
     }
 }
 

@@ -92,7 +92,7 @@ MUTANTS = [
     Mutant("weight gradient, padding", "src_c/gradient.c", "j->block_w + w->pad_left) * c", "j->block_w) * c"),
     Mutant("weight gradient, last chunk", "src_c/gradient.c", "memcpy(j->copy_g, g + j->whole * size",
            "memcpy(j->copy_g, g"),
-    Mutant("sections, sums", "src_c/program.c", "first += p->section, at += p->sum_floats", "first += p->section"),
+    Mutant("sections, sums", "src_c/program.c", "sums += p->sum_floats;", ";"),
     Mutant("sections, places", "src_c/program.c", "f->first / f->j->p->section * f->j->p->sum_floats",
            "0 * f->j->p->sum_floats"),
     Mutant("channel sum, sections", "src_c/gradient.c", "out[c] += section[c]", "out[c] = section[c]"),

@@ -3,7 +3,6 @@ static int adam(int64_t n, const flrp_adam *a, const float *old, const float *g,
     const vf beta1 = v_set1(a->beta1), beta2 = v_set1(a->beta2), rate = v_set1(a->rate), floor = v_set1(a->floor);
     const vf keep = v_set1(a->keep), zero = v_set1(0);
     vf sum = zero; /* of zero times every number: NaN where one is not finite */
-    float lanes[VW];
     for (int64_t i = 0; i < n; i += VW) {
         const vf gradient = load_some(g + i, n - i);
         const vf first = v_add(v_mul(load_some(m + i, n - i), beta1), gradient);
@@ -17,8 +16,5 @@ static int adam(int64_t n, const flrp_adam *a, const float *old, const float *g,
         sum = v_fma(zero, load_some(m + i, n - i), sum);
         sum = v_fma(zero, load_some(v + i, n - i), v_fma(zero, load_some(out + i, n - i), sum));
     }
-    v_store(lanes, sum);
-    int finite = 1;
-    for (int k = 0; k < VW; k++) finite &= lanes[k] == 0;
-    return finite;
+    return were_finite(sum);
 }

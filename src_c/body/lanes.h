@@ -78,17 +78,22 @@ static void lane_lists(int places, const flrp_lane_lists *t) {
 #undef PLACES
 }
 
+/* Whether a sum of zero times numbers says that all of these are finite. */
+static inline int were_finite(vf sum) {
+    float lanes[VW];
+    v_store(lanes, sum);
+    int finite = 1;
+    for (int k = 0; k < VW; k++) finite &= lanes[k] == 0;
+    return finite;
+}
+
 /* Whether none of n values, whole places of them, is infinite or NaN. */
 static int is_finite(int64_t n, const float *x) {
     vf sums[4] = {v_set1(0), v_set1(0), v_set1(0), v_set1(0)};
-    float lanes[VW];
     int64_t i = 0;
     for (; i + 4 * VW <= n; i += 4 * VW)
 #pragma GCC unroll 4
         for (int k = 0; k < 4; k++) sums[k] = v_fma(v_set1(0), v_load(x + i + k * VW), sums[k]);
     for (; i < n; i += VW) sums[0] = v_fma(v_set1(0), v_load(x + i), sums[0]);
-    v_store(lanes, v_add(v_add(sums[0], sums[1]), v_add(sums[2], sums[3])));
-    int finite = 1;
-    for (int k = 0; k < VW; k++) finite &= lanes[k] == 0;
-    return finite;
+    return were_finite(v_add(v_add(sums[0], sums[1]), v_add(sums[2], sums[3])));
 }
