@@ -24,6 +24,7 @@ import fastlrp
 from fastlrp import bench
 
 PAUSE = 0.05  # seconds between measurements: idle threads of one runtime spin for a while on the other's processors
+SHORTEST = 0.1  # seconds of a measurement: the first milliseconds after a rest are slow for all
 PEERS = ("torch", "zennit")
 MARK = "measured:"
 
@@ -33,8 +34,8 @@ def installed(name: str) -> bool:
 
 
 def interleaved(calls: Mapping[str, Callable[[], Any]], label: str, runs: int = 7) -> dict[str, bench.Timing]:
-    """fastlrp.bench.interleaved with a rest before each measurement."""
-    return bench.interleaved(calls, runs, pause=PAUSE, label=label)
+    """fastlrp.bench.interleaved with a rest before each measurement, and longer ones."""
+    return bench.interleaved(calls, runs, shortest=SHORTEST, pause=PAUSE, label=label)
 
 
 def fresh(code: str) -> list[float]:

@@ -66,6 +66,7 @@ cdef extern from "fastlrp.h" nogil:
     void flrp_leave_idle(void *block, int64_t bytes)
     void flrp_init()
     int flrp_processors()
+    int flrp_began_apart()
     int flrp_product_run(int isa, int threads, const flrp_product *p, int64_t samples, const flrp_operand *operands,
                          const flrp_epilogue *epilogue)
     int flrp_weight_gradient(int isa, int threads, const flrp_window *w, int64_t groups, int64_t outputs,

@@ -58,6 +58,12 @@ def processors():
     return flrp_processors()
 
 
+def began_apart():
+    """The threads that this one woke last and that began on another processor than its; -1 where that is left to the
+    system."""
+    return flrp_began_apart()
+
+
 def set_threads(int n):
     global threads
     threads = n

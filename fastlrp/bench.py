@@ -57,8 +57,9 @@ def interleaved(calls: Mapping[str, Callable[[], Any]], runs: int = 7, *, shorte
                 label: str = "") -> dict[str, Timing]:
     """Time several calls in turn, A B A B ..., so that a drifting machine treats them alike.
 
-    Every call is made once to warm up. A measurement repeats a short call until `shortest` seconds have passed, after
-    `pause` seconds of rest; there are `runs` of each, or FEW where they take long. Over two seconds, a progress bar.
+    Every call is made twice to warm up, once if it is long. A measurement repeats a short call until `shortest` seconds
+    have passed, after `pause` seconds of rest; there are `runs` of each, or FEW where they take long. Over two
+    seconds, a progress bar.
     """
     with tqdm(total=(runs + 1) * len(calls), desc=label, unit="run", leave=False, delay=2) as bar:
         def timed(call: Callable[[], Any], count: int) -> float:
@@ -72,8 +73,8 @@ def interleaved(calls: Mapping[str, Callable[[], Any]], runs: int = 7, *, shorte
         for name, call in calls.items():
             warm[name] = timed(call, 1)
             bar.update()
-        # The first call prepared what later ones find ready: short ones are called again to know how short.
-        counts = {name: 1 if warm[name] > shortest else max(1, int(shortest / max(timed(call, 1), 1e-9)))
+        # The first call prepared what later ones find ready, which may take longer than it: only a second one tells.
+        counts = {name: 1 if warm[name] > LONG else max(1, int(shortest / max(timed(call, 1), 1e-9)))
                   for name, call in calls.items()}
         runs = min(runs, FEW) if sum(warm.values()) > LONG else runs
         bar.total = (runs + 1) * len(calls)

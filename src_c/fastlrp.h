@@ -133,6 +133,8 @@ int flrp_has_limbs(int isa);   /* whether it runs products of that form */
 void *flrp_allocate(int64_t bytes); /* NULL where there is no memory; given back by free() */
 /* The content of an allocated block is not needed any more: until it is written to, the system may take its pages. */
 void flrp_leave_idle(void *block, int64_t bytes);
+/* Workers of the calling thread's last region that were woken on another processor than its; -1: the system's affair. */
+int flrp_began_apart(void);
 int flrp_processors(void); /* that threads are bound to; 0: they are not */
 void flrp_init(void); /* once, at import: a child of fork runs serially from then on */
 

@@ -159,6 +159,12 @@ typedef void (*flrp_task)(void *context, int64_t i, int thread);
 void flrp_parallel(int threads, int64_t tasks, double work, flrp_task task, void *context);
 int flrp_threads_for(int threads, int64_t tasks, double work);
 
+/* Around a region of so many threads (apart.c): before it, in each of its threads, after it. */
+typedef struct flrp_team flrp_team;
+flrp_team *flrp_keep_apart(int threads);
+void flrp_enter(flrp_team *team, int thread);
+void flrp_leave(flrp_team *team, int threads);
+
 static inline float flrp_read(float x, const float *bound, int read) {
     switch (read) {
     case FLRP_POSITIVE: return x < 0 ? 0 : x;

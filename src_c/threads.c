@@ -44,12 +44,15 @@ void flrp_parallel(int threads, int64_t tasks, double work, flrp_task task, void
     threads = flrp_threads_for(threads, tasks, work);
 #ifdef _OPENMP
     if (threads > 1) {
+        flrp_team *team = flrp_keep_apart(threads);
 #pragma omp parallel num_threads(threads)
         {
             int thread = omp_get_thread_num();
+            flrp_enter(team, thread);
 #pragma omp for schedule(dynamic, 1) nowait /* a busy machine may hold one thread up */
             for (int64_t i = 0; i < tasks; i++) task(context, i, thread);
         }
+        flrp_leave(team, threads);
         return;
     }
 #endif

@@ -448,3 +448,54 @@ print(after[0] - before[0], after[1] - before[1], after[2] - before[2])
     descriptors, tasks, memory = map(int, done.stdout.split())
     assert (descriptors, tasks) == (0, 0)
     assert memory < 2 << 20
+
+
+# ---- where threads run ----
+
+HAS_MASKS = hasattr(os, "sched_getaffinity") and HAS_PROC
+needs_processors = pytest.mark.skipif(not HAS_MASKS or len(os.sched_getaffinity(0)) < 2,
+                                      reason="needs Linux and two processors")
+TWO_THREADS = """
+import os, time
+import fastlrp, test_threads as t
+fastlrp.set_num_threads(2)
+main = os.getpid()
+before = {int(task) for task in os.listdir("/proc/self/task")}
+t.NET.explain(t.X)
+workers = {int(task) for task in os.listdir("/proc/self/task")} - before
+"""
+
+
+@needs_processors
+def test_workers_keep_their_processors() -> None:
+    """Those that they may run on are the same after every call, also where the caller has chosen them."""
+    done = run_python(TWO_THREADS + """
+masks = lambda: {task: os.sched_getaffinity(task) for task in {main, *workers}}
+assert workers and all(mask == os.sched_getaffinity(0) for mask in masks().values()), masks()
+for chosen in ({}, dict.fromkeys(workers, {max(os.sched_getaffinity(0))}), dict.fromkeys([main], {0})):
+    for task, mask in chosen.items():
+        os.sched_setaffinity(task, mask)
+    kept = masks()
+    for _ in range(5):
+        time.sleep(0.01)
+        t.NET.explain(t.X)
+        assert masks() == kept, (masks(), kept)
+print("kept")
+""")
+    assert done.stdout.strip() == "kept", done.stderr
+
+
+@needs_processors
+@pytest.mark.skipif(_kernels.began_apart() < 0, reason="where processors are real, the system sees to it")
+def test_workers_wake_on_other_processors() -> None:
+    """After a rest, a virtual machine would wake them where the calling thread runs."""
+    done = run_python(TWO_THREADS + """
+from fastlrp import _kernels
+apart = 0
+for _ in range(20):
+    time.sleep(0.01)
+    _kernels.fma_loop(100_000, 2)
+    apart += _kernels.began_apart()
+print(apart)
+""", GOMP_SPINCOUNT="1000")
+    assert done.stdout and int(done.stdout) >= 18, done.stderr
