@@ -17,7 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define MOST_WORKERS 31  /* with more, telling them takes longer than a short region */
+#define MOST_WORKERS 7   /* telling each takes some microseconds: with more, longer than a short region */
 #define STILL_AWAKE 3e-6 /* seconds after a region: its workers still spin, where they are */
 
 typedef struct {
