@@ -19,6 +19,20 @@ static inline int64_t whole_vectors(int64_t pixels_to_write, int64_t pixels_to_r
     return pixels_to_write * channels >= VW && pixels_to_read * channels >= VW ? VW : 0;
 }
 
+/* Channels [c, end) under a window of 2 x 2, the common case: no loops over taps. `whole`: so are all vectors; else they
+ * may spill by `spare`. */
+FLRP_INLINE void sum_four(const int whole, int64_t c, int64_t end, int64_t pixel, int64_t line, const float *in,
+                          const vf scale, int64_t spare, float *out) {
+    for (; c < end; c += VW) {
+        const int64_t n = whole ? VW : end - c + spare;
+        vf sum = v_add(v_set1(0), load_some(in + c, n)); /* not -0 */
+        sum = v_add(sum, load_some(in + pixel + c, n));
+        sum = v_add(sum, load_some(in + line + c, n));
+        sum = v_add(sum, load_some(in + line + pixel + c, n));
+        store_some(out + c, v_mul(sum, scale), n);
+    }
+}
+
 static void sum_pool(const flrp_window *w, int64_t row, int64_t rows, const float *x, const float *scale, float *out) {
     const int64_t channels = w->channels;
     for (int64_t y = row; y < row + rows; y++) {
@@ -33,6 +47,13 @@ static void sum_pool(const flrp_window *w, int64_t row, int64_t rows, const floa
             taps_inside(left, w->in_w, w->kernel_w, 1, &kx0, &kx1);
             const int64_t last_tap = (top + ky1 - 1) * w->in_w + left + kx1 - 1;
             const int64_t spare = whole_vectors(w->out_w - 1 - col, w->in_h * w->in_w - 1 - last_tap, channels);
+            if (ky1 - ky0 == 2 && kx1 - kx0 == 2) {
+                const int64_t line = w->in_w * channels, whole = channels / VW * VW;
+                const float *first = in + ky0 * line + kx0 * channels;
+                sum_four(1, 0, whole, channels, line, first, s, 0, o);
+                sum_four(0, whole, channels, channels, line, first, s, spare, o);
+                continue;
+            }
             for (int64_t c = 0; c < channels; c += VW) {
                 const int64_t n = channels - c + spare;
                 vf sum = v_set1(0);
