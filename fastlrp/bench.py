@@ -57,8 +57,8 @@ def interleaved(calls: Mapping[str, Callable[[], Any]], runs: int = 7, *, shorte
                 label: str = "") -> dict[str, Timing]:
     """Time several calls in turn, A B A B ..., so that a drifting machine treats them alike.
 
-    Every call is made twice to warm up, once if it is long. A measurement repeats a short call until `shortest` seconds
-    have passed, after `pause` seconds of rest; there are `runs` of each, or FEW where they take long. Over two
+    Every call is made twice to warm up, once if that takes LONG. A measurement repeats a short call until `shortest`
+    seconds have passed, after `pause` seconds of rest; there are `runs` of each, or FEW where they take long. Over two
     seconds, a progress bar.
     """
     with tqdm(total=(runs + 1) * len(calls), desc=label, unit="run", leave=False, delay=2) as bar:
@@ -69,13 +69,12 @@ def interleaved(calls: Mapping[str, Callable[[], Any]], runs: int = 7, *, shorte
                 call()
             return (time.perf_counter() - start) / count
 
-        warm = {}
-        for name, call in calls.items():
-            warm[name] = timed(call, 1)
+        warm = {name: timed(call, 1) for name, call in calls.items()}
+        for name, call in calls.items():  # the first call may have prepared something, for longer than calls take
+            if warm[name] <= LONG:
+                warm[name] = timed(call, 1)
             bar.update()
-        # The first call prepared what later ones find ready, which may take longer than it: only a second one tells.
-        counts = {name: 1 if warm[name] > LONG else max(1, int(shortest / max(timed(call, 1), 1e-9)))
-                  for name, call in calls.items()}
+        counts = {name: max(1, int(shortest / max(seconds, 1e-9))) for name, seconds in warm.items()}
         runs = min(runs, FEW) if sum(warm.values()) > LONG else runs
         bar.total = (runs + 1) * len(calls)
         times: dict[str, list[float]] = {name: [] for name in calls}

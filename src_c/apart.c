@@ -1,18 +1,23 @@
 /* Threads that wake on processors of their own.
  *
- * To the Linux of a virtual machine, an idle processor seems taken: its host has put it to sleep. So a worker of OpenMP's
+ * To the Linux of a KVM guest, an idle processor seems taken: its host has put it to sleep. So a worker of OpenMP's
  * wakes on the processor of the thread that wakes it, and waits until that has done its share, all of it as a rule:
  * two threads take as long as one. Before a region its workers are therefore told to keep off this processor; each
- * takes that back as soon as it runs. Where a machine is not virtual, the scheduler sees which processors are idle.
+ * takes that back as soon as it runs. Elsewhere the scheduler sees which processors are idle.
  */
-#if defined(__linux__) && defined(__x86_64__)
+#if defined(__linux__) && defined(__x86_64__) && defined(_OPENMP)
+#ifndef _GNU_SOURCE
 #define _GNU_SOURCE
+#endif
+#define FLRP_APART
 #endif
 #include "kernels.h"
 
-#if defined(__linux__) && defined(__x86_64__)
+#ifdef FLRP_APART
 #include <cpuid.h>
 #include <sched.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -22,25 +27,27 @@
 
 typedef struct {
     pid_t id, came;       /* the thread that was this worker last, and the one that is in this region; 0: none */
-    int kept_off;         /* the processor of the thread that began the region */
-    int began;            /* the region: on this processor */
+    int told;             /* 1: to keep off the team's processor, and not taken back yet */
+    int began;            /* the processor that it began on, before it took that back */
     cpu_set_t processors; /* that it may run on otherwise */
 } worker;
 
 struct flrp_team {
-    int told;        /* whether workers have been told to keep off */
+    int told;        /* whether workers have been told anything in this region */
     int here, apart; /* the processor to keep off, and how many did */
     double left;     /* when the last region ended */
     worker workers[MOST_WORKERS];
 };
 
 static _Thread_local flrp_team own_team; /* of the thread that begins regions, as OpenMP's workers are */
+static int is_guest;
 
-static int is_virtual(void) {
-    static int known = -1; /* the same whoever writes it */
-    unsigned a, b, c, d;
-    if (known < 0) known = __get_cpuid(1, &a, &b, &c, &d) && c >> 31;
-    return known;
+void flrp_init_apart(void) {
+    unsigned a, b, c, d, name[3];
+    const char *asked = getenv("FASTLRP_KEEP_APART");
+    if ((asked && !strcmp(asked, "0")) || !__get_cpuid(1, &a, &b, &c, &d) || !(c >> 31)) return;
+    __cpuid(0x40000000, a, name[0], name[1], name[2]);
+    is_guest = !memcmp(name, "KVMKVMKVM\0\0", sizeof name);
 }
 
 static double seconds(void) {
@@ -49,23 +56,36 @@ static double seconds(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+/* Numbers of ended threads are given to others: never a thread of another process. */
+static int is_ours(pid_t id) { return id && !syscall(SYS_tgkill, getpid(), id, 0); }
+
+/* All processors, if that comes to the same: then the thread also gets those that its container is given later. */
+static void take_back(pid_t id, worker *w) {
+    cpu_set_t found;
+    memset(&found, 0xff, sizeof found);
+    w->told = 0;
+    if (sched_setaffinity(id, sizeof found, &found) || sched_getaffinity(id, sizeof found, &found) ||
+        !CPU_EQUAL(&found, &w->processors))
+        sched_setaffinity(id, sizeof(cpu_set_t), &w->processors);
+}
+
 /* A worker that may run nowhere else, or on too few processors for all, stays as it is. */
-static void keep_off(worker *w, int processor, int workers) {
-    w->came = w->kept_off = 0;
-    if (!w->id || sched_getaffinity(w->id, sizeof(cpu_set_t), &w->processors)) return;
+static void tell(worker *w, int processor, int workers) {
+    w->came = w->told = 0;
+    if (!is_ours(w->id) || sched_getaffinity(w->id, sizeof(cpu_set_t), &w->processors)) return;
     if (!CPU_ISSET(processor, &w->processors) || CPU_COUNT(&w->processors) <= workers) return;
     cpu_set_t others = w->processors;
     CPU_CLR(processor, &others);
-    w->kept_off = !sched_setaffinity(w->id, sizeof(cpu_set_t), &others);
+    w->told = !sched_setaffinity(w->id, sizeof(cpu_set_t), &others);
 }
 
 flrp_team *flrp_keep_apart(int threads) {
     flrp_team *team = &own_team;
-    const int here = sched_getcpu();
-    if (!is_virtual() || threads > MOST_WORKERS + 1 || here < 0 || here >= CPU_SETSIZE) return 0;
-    team->told = seconds() - team->left > STILL_AWAKE;
-    team->here = here;
-    for (int i = 1; i < threads && team->told; i++) keep_off(&team->workers[i - 1], here, threads - 1);
+    if (!is_guest) return 0;
+    team->here = sched_getcpu();
+    team->told = threads <= MOST_WORKERS + 1 && team->here >= 0 && team->here < CPU_SETSIZE &&
+                 seconds() - team->left > STILL_AWAKE;
+    for (int i = 1; i < threads && team->told; i++) tell(&team->workers[i - 1], team->here, threads - 1);
     return team;
 }
 
@@ -73,7 +93,7 @@ void flrp_enter(flrp_team *team, int thread) {
     if (!team || !team->told || thread == 0) return;
     worker *w = &team->workers[thread - 1];
     w->came = (pid_t)syscall(SYS_gettid), w->began = sched_getcpu();
-    if (w->kept_off && w->came == w->id) w->kept_off = sched_setaffinity(0, sizeof(cpu_set_t), &w->processors) != 0;
+    if (w->told && w->came == w->id) take_back(0, w);
 }
 
 void flrp_leave(flrp_team *team, int threads) {
@@ -82,15 +102,18 @@ void flrp_leave(flrp_team *team, int threads) {
     for (int i = 1; i < threads && team->told; i++) {
         worker *w = &team->workers[i - 1];
         team->apart += w->came && w->began != team->here;
-        if (w->kept_off) sched_setaffinity(w->id, sizeof(cpu_set_t), &w->processors); /* another thread came */
+        if (w->told && is_ours(w->id)) take_back(w->id, w); /* another thread came */
         w->id = w->came;
     }
+    for (int i = threads; i <= MOST_WORKERS; i++) team->workers[i - 1].id = 0; /* a smaller team lets the others go */
     team->left = seconds();
 }
 
-int flrp_began_apart(void) { return is_virtual() ? own_team.apart : -1; }
+int flrp_began_apart(void) { return is_guest ? own_team.apart : -1; }
 
 #else
+
+void flrp_init_apart(void) {}
 
 flrp_team *flrp_keep_apart(int threads) {
     (void)threads;

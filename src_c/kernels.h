@@ -161,6 +161,7 @@ int flrp_threads_for(int threads, int64_t tasks, double work);
 
 /* Around a region of so many threads (apart.c): before it, in each of its threads, after it. */
 typedef struct flrp_team flrp_team;
+void flrp_init_apart(void); /* once, at import */
 flrp_team *flrp_keep_apart(int threads);
 void flrp_enter(flrp_team *team, int thread);
 void flrp_leave(flrp_team *team, int threads);

@@ -14,6 +14,7 @@ static int in_forked_child = 0;
 static void mark_forked(void) { in_forked_child = 1; }
 
 void flrp_init(void) {
+    flrp_init_apart();
 #ifndef _WIN32
     pthread_atfork(0, 0, mark_forked);
 #else

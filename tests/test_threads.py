@@ -452,27 +452,37 @@ print(after[0] - before[0], after[1] - before[1], after[2] - before[2])
 
 # ---- where threads run ----
 
-HAS_MASKS = hasattr(os, "sched_getaffinity") and HAS_PROC
-needs_processors = pytest.mark.skipif(not HAS_MASKS or len(os.sched_getaffinity(0)) < 2,
-                                      reason="needs Linux and two processors")
+def may_choose() -> bool:
+    """Whether this process may run on two processors, and may say on which."""
+    try:
+        os.sched_setaffinity(0, os.sched_getaffinity(0))
+    except (AttributeError, OSError):
+        return False
+    return HAS_PROC and len(os.sched_getaffinity(0)) > 1
+
+
+needs_processors = pytest.mark.skipif(not may_choose(), reason="needs Linux and two processors to choose from")
 TWO_THREADS = """
-import os, time
+import os, random, threading, time
 import fastlrp, test_threads as t
+from fastlrp import _kernels
 fastlrp.set_num_threads(2)
-main = os.getpid()
-before = {int(task) for task in os.listdir("/proc/self/task")}
+main, every = os.getpid(), os.sched_getaffinity(0)
+tasks = lambda: {int(task) for task in os.listdir("/proc/self/task")}
+before = tasks()
 t.NET.explain(t.X)
-workers = {int(task) for task in os.listdir("/proc/self/task")} - before
+workers = tasks() - before
+masks = lambda: {task: os.sched_getaffinity(task) for task in {main, *workers}}
 """
+ANY_THREADS = {"OMP_THREAD_LIMIT": "", "OMP_PROC_BIND": "", "GOMP_SPINCOUNT": "1000"}
 
 
 @needs_processors
 def test_workers_keep_their_processors() -> None:
     """Those that they may run on are the same after every call, also where the caller has chosen them."""
     done = run_python(TWO_THREADS + """
-masks = lambda: {task: os.sched_getaffinity(task) for task in {main, *workers}}
-assert workers and all(mask == os.sched_getaffinity(0) for mask in masks().values()), masks()
-for chosen in ({}, dict.fromkeys(workers, {max(os.sched_getaffinity(0))}), dict.fromkeys([main], {0})):
+assert workers and all(mask == every for mask in masks().values()), masks()
+for chosen in ({}, dict.fromkeys(workers, {max(every)}), {main: {min(every)}}):
     for task, mask in chosen.items():
         os.sched_setaffinity(task, mask)
     kept = masks()
@@ -481,21 +491,44 @@ for chosen in ({}, dict.fromkeys(workers, {max(os.sched_getaffinity(0))}), dict.
         t.NET.explain(t.X)
         assert masks() == kept, (masks(), kept)
 print("kept")
-""")
+""", **ANY_THREADS)
     assert done.stdout.strip() == "kept", done.stderr
 
 
 @needs_processors
-@pytest.mark.skipif(_kernels.began_apart() < 0, reason="where processors are real, the system sees to it")
-def test_workers_wake_on_other_processors() -> None:
-    """After a rest, a virtual machine would wake them where the calling thread runs."""
+def test_teams_that_grow_and_shrink_keep_their_processors() -> None:
+    """Several threads begin regions of any size: workers come, go, and are others'."""
     done = run_python(TWO_THREADS + """
-from fastlrp import _kernels
+def run(seed):
+    draw = random.Random(seed)
+    for _ in range(60):
+        _kernels.fma_loop(1000, draw.randint(1, 5))
+        time.sleep(0.001 * draw.random())
+
+runs = [threading.Thread(target=run, args=(seed,)) for seed in range(3)]
+for each in runs:
+    each.start()
+for each in runs:
+    each.join()
+run(3)
+assert all(os.sched_getaffinity(task) == every for task in tasks())
+print("kept")
+""", **ANY_THREADS)
+    assert done.stdout.strip() == "kept", done.stderr
+
+
+@needs_processors
+@pytest.mark.skipif(_kernels.began_apart() < 0, reason="not a KVM guest: the system sees which processors are idle")
+def test_workers_wake_on_other_processors() -> None:
+    """After a rest, a guest would wake them where the calling thread runs, as it may be asked to."""
+    count = TWO_THREADS + """
 apart = 0
 for _ in range(20):
     time.sleep(0.01)
     _kernels.fma_loop(100_000, 2)
     apart += _kernels.began_apart()
 print(apart)
-""", GOMP_SPINCOUNT="1000")
-    assert done.stdout and int(done.stdout) >= 18, done.stderr
+"""
+    done = run_python(count, **ANY_THREADS)
+    assert done.stdout and int(done.stdout) >= 18, (done.stdout, done.stderr)
+    assert run_python(count, FASTLRP_KEEP_APART="0").stdout.strip() == "-20"
