@@ -6,7 +6,7 @@ from libc.stdint cimport int32_t, int64_t, uint16_t
 cdef extern from "fastlrp.h" nogil:
     enum:
         FLRP_OK, FLRP_NOT_FINITE
-        FLRP_PLAIN, FLRP_POSITIVE, FLRP_NEGATIVE, FLRP_SHIFTED
+        FLRP_PLAIN, FLRP_POSITIVE, FLRP_NEGATIVE, FLRP_SHIFTED, FLRP_GATE
         FLRP_RELU, FLRP_LEAKY_RELU, FLRP_CAPPED_RELU, FLRP_AT_LEAST, FLRP_AT_MOST, FLRP_ABS, FLRP_TANH, FLRP_SIGMOID
         FLRP_SOFTPLUS, FLRP_ELU, FLRP_SELU, FLRP_GELU, FLRP_GELU_TANH, FLRP_SILU, FLRP_HARDSWISH, FLRP_HARDSIGMOID
         FLRP_MISH
@@ -78,10 +78,10 @@ cdef extern from "fastlrp.h" nogil:
         float beta1, beta2, rate, floor, keep
     int flrp_adam_step(int isa, int64_t n, const flrp_adam *a, const float *old, const float *g, float *m, float *v,
                        float *out)
-    void flrp_sum_pool(int isa, int threads, const flrp_window *w, int64_t samples, const float *x,
+    void flrp_sum_pool(int isa, int threads, const flrp_window *w, int64_t samples, const flrp_operand *x,
                        const float *scale, float *out)
     void flrp_sum_pool_backward(int isa, int threads, const flrp_window *w, int64_t samples, const float *g,
-                                const float *scale, const float *factor, float *out)
+                                const float *scale, const flrp_operand *factor, float *out)
     void flrp_max_pool(int isa, int threads, const flrp_window *w, int64_t samples, const float *x, float *out,
                        int32_t *winner)
     void flrp_max_pool_backward(int isa, int threads, const flrp_window *w, int64_t samples, const float *g,

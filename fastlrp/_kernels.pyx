@@ -496,7 +496,7 @@ cdef class Program:
         if source is None:
             return 0
         slot, read, bound = source
-        s.slot, s.read = slot.index, READS[read]
+        s.slot, s.read = slot.index, FLRP_GATE if read == "gate" else READS[read]
         if s.read == FLRP_SHIFTED:
             s.bound = self.constant(bound)
         return 0
@@ -644,17 +644,23 @@ def adam(old, new, g, m, v, float beta1, float beta2, float rate, float floor, f
     return bool(finite)
 
 
+cdef flrp_operand plain(const float *data):
+    cdef flrp_operand found
+    found.data, found.bound, found.read = data, NULL, FLRP_PLAIN
+    return found
+
+
 def sum_pool(window, x, scale):
     """scale (rows, columns) times the sum over each window."""
     cdef flrp_window w = window_of(window)
     cdef int64_t samples = x.shape[0]
     cdef int run_threads = threads, run_isa = isa
     out = empty((samples, *window.out_shape))
-    cdef const float *px = pointer(x, samples * w.in_h * w.in_w * w.channels, "x")
+    cdef flrp_operand read = plain(pointer(x, samples * w.in_h * w.in_w * w.channels, "x"))
     cdef const float *ps = pointer(scale, w.out_h * w.out_w, "scale")
     cdef float *po = pointer(out, out.size, "out")
     with nogil:
-        flrp_sum_pool(run_isa, run_threads, &w, samples, px, ps, po)
+        flrp_sum_pool(run_isa, run_threads, &w, samples, &read, ps, po)
     return out
 
 
@@ -667,9 +673,9 @@ def sum_pool_backward(window, g, scale, factor=None):
     cdef const float *pg = pointer(g, samples * w.out_h * w.out_w * w.channels, "g")
     cdef const float *ps = pointer(scale, w.out_h * w.out_w, "scale")
     cdef float *po = pointer(out, out.size, "out")
-    cdef const float *pf = NULL if factor is None else pointer(factor, out.size, "factor")
+    cdef flrp_operand read = plain(NULL if factor is None else pointer(factor, out.size, "factor"))
     with nogil:
-        flrp_sum_pool_backward(run_isa, run_threads, &w, samples, pg, ps, pf, po)
+        flrp_sum_pool_backward(run_isa, run_threads, &w, samples, pg, ps, &read, po)
     return out
 
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from . import _kernels
 from .arena import lay_out
+from .fusing import fused
 from .ops import NATIVE, Native
 from .reference import Array, Part, shifted
 from .shapes import Padding, Window
@@ -305,8 +306,8 @@ class Program:
             raise ValueError(f"names of inputs and outputs must differ, got {inputs.keys() & outputs.keys()} as both")
         self._slots = {**inputs, **outputs}
         self._outputs = list(outputs)
-        needed = _needed(steps, outputs.values())
         external = {slot.index for slot in self._slots.values()}
+        needed = fused(_needed(steps, outputs.values()), external)
         layout = lay_out(needed, sizes, external, stretch=not renewable)
         self._compiled = _kernels.Program(needed, sizes, layout, sections=sections)
         self._products = [(step.again, step.bias_of) for step in needed if renewable and step.again is not None]

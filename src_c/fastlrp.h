@@ -13,8 +13,9 @@
 
 enum { FLRP_OK = 0, FLRP_NO_MEMORY = 1, FLRP_NOT_FINITE = 2 };
 
-/* How a value is read: x, max(x, 0), min(x, 0), or x - bound (bound has the shape of one sample). */
-enum { FLRP_PLAIN, FLRP_POSITIVE, FLRP_NEGATIVE, FLRP_SHIFTED };
+/* How a value is read: x, max(x, 0), min(x, 0), or x - bound (bound has the shape of one sample); a gate's: what it
+ * would multiply passes where x > 0 (or NaN), and is 0 elsewhere. */
+enum { FLRP_PLAIN, FLRP_POSITIVE, FLRP_NEGATIVE, FLRP_SHIFTED, FLRP_GATE };
 
 typedef struct {
     const float *data; /* NULL: absent */
@@ -160,11 +161,12 @@ typedef struct {
 int flrp_adam_step(int isa, int64_t n, const flrp_adam *a, const float *old, const float *g, float *m, float *v,
                    float *out);
 
-void flrp_sum_pool(int isa, int threads, const flrp_window *w, int64_t samples, const float *x,
+/* x is read plainly or as its positive part; so is the factor (of the input's shape, or absent), which multiplies the
+ * result, or as a gate. */
+void flrp_sum_pool(int isa, int threads, const flrp_window *w, int64_t samples, const flrp_operand *x,
                    const float *scale, float *out);
-/* factor (the input's shape, or NULL) multiplies the result. */
 void flrp_sum_pool_backward(int isa, int threads, const flrp_window *w, int64_t samples, const float *g,
-                            const float *scale, const float *factor, float *out);
+                            const float *scale, const flrp_operand *factor, float *out);
 /* winner: index of the winning tap in scan order, first on ties; a NaN wins. */
 void flrp_max_pool(int isa, int threads, const flrp_window *w, int64_t samples, const float *x, float *out,
                    int32_t *winner);

@@ -86,9 +86,10 @@ typedef struct {
                   float gamma, const flrp_ratio *r, float *a, float *b);
     void (*channel_sum)(int64_t rows, int64_t channels, const float *g, float *out);
     /* Rows [row, row + rows) of one sample's output (forward) or input (backward). */
-    void (*sum_pool)(const flrp_window *w, int64_t row, int64_t rows, const float *x, const float *scale, float *out);
+    void (*sum_pool)(const flrp_window *w, int64_t row, int64_t rows, const float *x, int read, const float *scale,
+                     float *out);
     void (*sum_pool_backward)(const flrp_window *w, int64_t row, int64_t rows, const float *g, const float *scale,
-                              const float *factor, float *out);
+                              const float *factor, int read, float *out);
     void (*max_pool)(const flrp_window *w, int64_t row, int64_t rows, const float *x, float *out, int32_t *winner);
     void (*max_pool_backward)(const flrp_window *w, int64_t row, int64_t rows, const float *g, const int32_t *winner,
                               float *out);

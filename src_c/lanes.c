@@ -149,14 +149,17 @@ static void run_scatter(const job *j, const float *source, const flrp_epilogue *
 }
 
 /* The source as it is read: where it lies if it may be read there, else a copy with its operands side by side and zeros
- * left and right. */
+ * left and right. NULL where a value is not finite. */
 static const float *source_of(const job *j, const flrp_operand *operands, float *copy) {
     const flrp_product *p = j->p;
     flrp_product wide = *p;
-    if (!copy) return operands[0].data;
     wide.src_c = p->src_c * j->l->width;
-    for (int64_t y = 0; y < p->src_h; y++)
-        flrp_copy_line(j->kernels, &wide, operands, 0, y, j->l->first, j->l->line, copy + y * j->line);
+    if (!copy) return j->kernels->is_finite(p->src_h * j->line, operands[0].data) ? operands[0].data : 0;
+    for (int64_t y = 0; y < p->src_h; y++) {
+        float *line = copy + y * j->line;
+        flrp_copy_line(j->kernels, &wide, operands, 0, y, j->l->first, j->l->line, line);
+        if (!j->kernels->is_finite(j->line, line)) return 0; /* asked while it is in L1 */
+    }
     return copy;
 }
 
@@ -171,9 +174,6 @@ int flrp_lanes_run(int isa, const flrp_product *p, const flrp_operand *operands,
     j.pixel = p->parts * p->src_c * l->width;
     j.line = l->line * j.pixel;
     j.x_place = j.vectors > 1 ? j.kernels->lanes : (scatter ? 1 : p->cols.step) * j.pixel;
-    for (int64_t part = 0; part < p->parts; part++)
-        if (!j.kernels->is_finite(p->src_h * p->src_w * p->src_c * l->width, operands[part].data))
-            return FLRP_NOT_FINITE;
     const int64_t line = flrp_max((p->cols.count - 1) * p->cols.stride + p->cols.taps, p->dst_w - p->cols.start);
     const int64_t places = j.vectors > 1 ? 1 : FLRP_LANE_PLACES;
     const int64_t sums = (scatter ? line * p->dst_c : l->block * places) * l->width;
@@ -181,8 +181,8 @@ int flrp_lanes_run(int isa, const flrp_product *p, const flrp_operand *operands,
     if (!scratch) return FLRP_NO_MEMORY;
     j.sums = flrp_aligned(scratch);
     const float *source = source_of(&j, operands, copies ? j.sums + sums : 0);
-    if (scatter) run_scatter(&j, source, epilogue, j.sums, sums);
-    else run_gather(&j, source, epilogue);
+    if (source && scatter) run_scatter(&j, source, epilogue, j.sums, sums);
+    else if (source) run_gather(&j, source, epilogue);
     free(scratch);
-    return FLRP_OK;
+    return source ? FLRP_OK : FLRP_NOT_FINITE;
 }

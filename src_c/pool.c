@@ -8,6 +8,7 @@ typedef struct {
     const flrp_window *w;
     int64_t rows, blocks, in_size, out_size; /* rows of the array that is written */
     const float *in, *scale, *factor, *x, *y; /* x, y: what a maximum was taken of, and what it is */
+    int read; /* how a sum's input is, or the factor on its way back */
     const int32_t *winner;
     float *out;
     int32_t *winner_out;
@@ -24,7 +25,8 @@ static void sum_task(void *context, int64_t task, int thread) {
     int64_t s, row, rows;
     (void)thread;
     split(j, task, &s, &row, &rows);
-    j->kernels->sum_pool(j->w, row, rows, j->in + s * j->in_size, j->scale, j->out + s * j->out_size);
+    j->kernels->sum_pool(j->w, row, rows, j->in + s * j->in_size, j->read, j->scale,
+                         j->out + s * j->out_size);
 }
 
 static void sum_backward_task(void *context, int64_t task, int thread) {
@@ -33,7 +35,7 @@ static void sum_backward_task(void *context, int64_t task, int thread) {
     (void)thread;
     split(j, task, &s, &row, &rows);
     j->kernels->sum_pool_backward(j->w, row, rows, j->in + s * j->in_size, j->scale,
-                                  j->factor ? j->factor + s * j->out_size : 0, j->out + s * j->out_size);
+                                  j->factor ? j->factor + s * j->out_size : 0, j->read, j->out + s * j->out_size);
 }
 
 static void max_task(void *context, int64_t task, int thread) {
@@ -106,15 +108,15 @@ static void run(int isa, int threads, int64_t samples, job *j, int backward, flr
     flrp_parallel(threads, samples * j->blocks, 8.0 * (double)samples * (double)whole, task, j);
 }
 
-void flrp_sum_pool(int isa, int threads, const flrp_window *w, int64_t samples, const float *x, const float *scale,
-                   float *out) {
-    job j = {.w = w, .in = x, .scale = scale, .out = out};
+void flrp_sum_pool(int isa, int threads, const flrp_window *w, int64_t samples, const flrp_operand *x,
+                   const float *scale, float *out) {
+    job j = {.w = w, .in = x->data, .read = x->read, .scale = scale, .out = out};
     run(isa, threads, samples, &j, 0, sum_task);
 }
 
 void flrp_sum_pool_backward(int isa, int threads, const flrp_window *w, int64_t samples, const float *g,
-                            const float *scale, const float *factor, float *out) {
-    job j = {.w = w, .in = g, .scale = scale, .factor = factor, .out = out};
+                            const float *scale, const flrp_operand *factor, float *out) {
+    job j = {.w = w, .in = g, .scale = scale, .factor = factor->data, .read = factor->read, .out = out};
     run(isa, threads, samples, &j, 1, sum_backward_task);
 }
 

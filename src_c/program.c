@@ -114,9 +114,9 @@ static int run_step(const frame *f, const flrp_step *s, int threads) {
     const flrp_ratio r = ratio(f, s);
     switch (s->op) {
     case FLRP_STEP_PRODUCT: return run_product(f, s, threads);
-    case FLRP_STEP_SUM_POOL: flrp_sum_pool(isa, threads, s->window, n, a.data, s->constants[0], out); break;
+    case FLRP_STEP_SUM_POOL: flrp_sum_pool(isa, threads, s->window, n, &a, s->constants[0], out); break;
     case FLRP_STEP_SUM_POOL_BACKWARD:
-        flrp_sum_pool_backward(isa, threads, s->window, n, a.data, s->constants[0], b.data, out);
+        flrp_sum_pool_backward(isa, threads, s->window, n, a.data, s->constants[0], &b, out);
         break;
     case FLRP_STEP_MAX_POOL:
         flrp_max_pool(isa, threads, s->window, n, a.data, out, (int32_t *)slot(f, s->out[1]));

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import pickle
 import weakref
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -298,3 +299,39 @@ def test_the_first_of_equal_outputs_is_explained(n: int) -> None:
     last.weight, last.bias = np.zeros_like(last.weight), [1, 1, 0, 0]
     x = mixed_signs(np.random.default_rng(0), n, MIXED_SHAPE)
     assert not net.explain(x).target.any()
+
+
+@pytest.mark.parametrize("window", [{"kernel": 2}, {"kernel": 3, "stride": 2, "padding": 1}, {"kernel": 2, "stride": 3}],
+                         ids=["side by side", "overlapping", "apart"])
+@pytest.mark.parametrize("value", [0.0, -0.0, np.nan, np.inf, -np.inf], ids=str)
+def test_sum_pools_take_the_relus_beside_them(window: dict[str, int], value: float, isa: str,
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward, in explanations and in training steps: the same bits in fewer steps."""
+    x = mixed_signs(np.random.default_rng(0), 11, (7, 8, 2))
+    t = np.arange(len(x)) % 3
+    taken: list[Counter[str]] = []
+
+    def run() -> list[np.ndarray]:
+        net = with_biases(fastlrp.Network([
+            fastlrp.Conv2d(5, 2), fastlrp.ReLU(), fastlrp.SumPool2d(**window), fastlrp.Conv2d(9, 1), fastlrp.ReLU(),
+            fastlrp.AvgPool2d(1), fastlrp.Flatten(), fastlrp.Linear(3)], input_shape=x.shape[1:]))
+        net.fit(x, t, batch_size=11, optimizer="sgd", progress=False)
+        weights = [array for layer in net.parametric for array in layer.parameters.values()]
+        bad = x.copy()
+        bad[3, 2, 2] = value
+        return [*weights, net(bad), net.explain(bad, 1, "epsilon_plus").relevance]
+
+    def counted(steps: Any, external: Any) -> Any:
+        kept = fused(steps, external)
+        taken.append(Counter(step.op for step in steps) - Counter(step.op for step in kept))
+        return kept
+
+    fused = program.fused
+    monkeypatch.setattr(program, "fused", lambda steps, external: steps)
+    expected = run()
+    monkeypatch.setattr(program, "fused", counted)
+    for a, b in zip(run(), expected, strict=True):
+        assert_same_bits(a, b)
+    forward, back, *others = [ops for ops in taken if ops]
+    assert forward == {"activation": 2} and back == {"activation_backward": 2}
+    assert others and all(ops == forward for ops in others)  # outputs, explanations

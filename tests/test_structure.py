@@ -23,7 +23,7 @@ ROWS = [
     {"packing", "steps"},
     {"arena"},
     {"_kernels"},
-    {"ops"},
+    {"ops", "fusing"},
     {"layers", "program"},
     {"graph"},
     {"propagate", "composites", "canonize"},

@@ -1,6 +1,8 @@
 /* Products over samples that lie side by side: lanes are samples, weights are scalars. Whatever the channels, no lane is
  * empty, and a weight of zero need not be multiplied. */
 
+#include <string.h>
+
 FLRP_INLINE vf first_of(int mode, const float *out) { return mode == FLRP_LANES_GO_ON ? v_load(out) : v_set1(0); }
 
 FLRP_INLINE void put(int mode, float *out, vf sum) {
@@ -46,6 +48,16 @@ static void lane_block(int rows, int places, const flrp_lane_block *t) {
 #undef BLOCK
 }
 
+/* Loads are what the loop over a list waits for: the compiler would make two of this one. */
+static inline flrp_term one_load(const flrp_term *at) {
+    uint64_t both;
+    flrp_term found;
+    memcpy(&both, at, sizeof both);
+    __asm__("" : "+r"(both));
+    memcpy(&found, &both, sizeof found);
+    return found;
+}
+
 /* Output by output at `places` places, each in registers over its whole list. */
 FLRP_INLINE void lane_lists_at(const int places, const flrp_lane_lists *t, const int64_t x_place) {
     const int64_t *starts = t->starts;
@@ -54,9 +66,10 @@ FLRP_INLINE void lane_lists_at(const int places, const flrp_lane_lists *t, const
         vf acc[FLRP_LANE_PLACES];
 #pragma GCC unroll 14
         for (int v = 0; v < places; v++) acc[v] = first_of(t->mode, out + v * t->out_place);
-        for (const flrp_term *term = t->terms + starts[0], *end = t->terms + starts[t->span]; term < end; term++) {
-            const vf factor = v_set1(term->weight);
-            const float *x = t->x + term->offset;
+        for (const flrp_term *at = t->terms + starts[0], *end = t->terms + starts[t->span]; at < end; at++) {
+            const flrp_term term = one_load(at);
+            const vf factor = v_set1(term.weight);
+            const float *x = t->x + term.offset;
 #pragma GCC unroll 14
             for (int v = 0; v < places; v++) acc[v] = v_fma(factor, v_load(x + v * x_place), acc[v]);
         }
@@ -89,11 +102,15 @@ static inline int were_finite(vf sum) {
 
 /* Whether none of n values, whole places of them, is infinite or NaN. */
 static int is_finite(int64_t n, const float *x) {
-    vf sums[4] = {v_set1(0), v_set1(0), v_set1(0), v_set1(0)};
+    vf sums[8]; /* so many that none waits for itself */
     int64_t i = 0;
-    for (; i + 4 * VW <= n; i += 4 * VW)
-#pragma GCC unroll 4
-        for (int k = 0; k < 4; k++) sums[k] = v_fma(v_set1(0), v_load(x + i + k * VW), sums[k]);
+#pragma GCC unroll 8
+    for (int k = 0; k < 8; k++) sums[k] = v_set1(0);
+    for (; i + 8 * VW <= n; i += 8 * VW)
+#pragma GCC unroll 8
+        for (int k = 0; k < 8; k++) sums[k] = v_fma(v_set1(0), v_load(x + i + k * VW), sums[k]);
     for (; i < n; i += VW) sums[0] = v_fma(v_set1(0), v_load(x + i), sums[0]);
-    return were_finite(v_add(v_add(sums[0], sums[1]), v_add(sums[2], sums[3])));
+#pragma GCC unroll 7
+    for (int k = 1; k < 8; k++) sums[0] = v_add(sums[0], sums[k]);
+    return were_finite(sums[0]);
 }

@@ -19,21 +19,27 @@ static inline int64_t whole_vectors(int64_t pixels_to_write, int64_t pixels_to_r
     return pixels_to_write * channels >= VW && pixels_to_read * channels >= VW ? VW : 0;
 }
 
+FLRP_INLINE vf load_read(const int positive, const float *x, int64_t n) {
+    const vf v = load_some(x, n);
+    return positive ? v_positive(v) : v;
+}
+
 /* Channels [c, end) under a window of 2 x 2, the common case: no loops over taps. `whole`: so are all vectors; else they
  * may spill by `spare`. */
-FLRP_INLINE void sum_four(const int whole, int64_t c, int64_t end, int64_t pixel, int64_t line, const float *in,
-                          const vf scale, int64_t spare, float *out) {
+FLRP_INLINE void sum_four(const int positive, const int whole, int64_t c, int64_t end, int64_t pixel, int64_t line,
+                          const float *in, const vf scale, int64_t spare, float *out) {
     for (; c < end; c += VW) {
         const int64_t n = whole ? VW : end - c + spare;
-        vf sum = v_add(v_set1(0), load_some(in + c, n)); /* not -0 */
-        sum = v_add(sum, load_some(in + pixel + c, n));
-        sum = v_add(sum, load_some(in + line + c, n));
-        sum = v_add(sum, load_some(in + line + pixel + c, n));
+        vf sum = v_add(v_set1(0), load_read(positive, in + c, n)); /* not -0 */
+        sum = v_add(sum, load_read(positive, in + pixel + c, n));
+        sum = v_add(sum, load_read(positive, in + line + c, n));
+        sum = v_add(sum, load_read(positive, in + line + pixel + c, n));
         store_some(out + c, v_mul(sum, scale), n);
     }
 }
 
-static void sum_pool(const flrp_window *w, int64_t row, int64_t rows, const float *x, const float *scale, float *out) {
+FLRP_INLINE void sum_pool_of(const int positive, const flrp_window *w, int64_t row, int64_t rows, const float *x,
+                             const float *scale, float *out) {
     const int64_t channels = w->channels;
     for (int64_t y = row; y < row + rows; y++) {
         const int64_t top = y * w->stride_h - w->pad_top;
@@ -50,8 +56,8 @@ static void sum_pool(const flrp_window *w, int64_t row, int64_t rows, const floa
             if (ky1 - ky0 == 2 && kx1 - kx0 == 2) {
                 const int64_t line = w->in_w * channels, whole = channels / VW * VW;
                 const float *first = in + ky0 * line + kx0 * channels;
-                sum_four(1, 0, whole, channels, line, first, s, 0, o);
-                sum_four(0, whole, channels, channels, line, first, s, spare, o);
+                sum_four(positive, 1, 0, whole, channels, line, first, s, 0, o);
+                sum_four(positive, 0, whole, channels, channels, line, first, s, spare, o);
                 continue;
             }
             for (int64_t c = 0; c < channels; c += VW) {
@@ -60,12 +66,18 @@ static void sum_pool(const flrp_window *w, int64_t row, int64_t rows, const floa
                 for (int64_t ky = ky0; ky < ky1; ky++)
                     for (int64_t kx = kx0; kx < kx1; kx++) {
                         const int64_t tap = ky * w->in_w + kx;
-                        sum = v_add(sum, load_some(in + tap * channels + c, n));
+                        sum = v_add(sum, load_read(positive, in + tap * channels + c, n));
                     }
                 store_some(o + c, v_mul(sum, s), n);
             }
         }
     }
+}
+
+static void sum_pool(const flrp_window *w, int64_t row, int64_t rows, const float *x, int read, const float *scale,
+                     float *out) {
+    if (read == FLRP_POSITIVE) sum_pool_of(1, w, row, rows, x, scale, out);
+    else sum_pool_of(0, w, row, rows, x, scale, out);
 }
 
 /* Windows [first, last] that hold an input position; moved on from one position to the next without dividing. */
@@ -79,17 +91,24 @@ static inline void move_on(holders *h, int64_t at, int64_t stride, int64_t pad, 
     while (h->first * stride + kernel <= reach) h->first++;
 }
 
+#define NO_FACTOR (-1)
+
+/* value times the factor as it is read; or, through a gate, where the factor is positive, else 0. */
+FLRP_INLINE vf times(const int read, vf value, const float *factor, int64_t n) {
+    if (read == NO_FACTOR) return value;
+    const vf f = load_some(factor, n);
+    return read == FLRP_GATE ? where_positive(f, value) : v_mul(value, read == FLRP_POSITIVE ? v_positive(f) : f);
+}
+
 /* One input pixel: the sum over windows [v.first, v.last] x [h.first, h.last] of g times scale, times the factor. */
-static inline void pull_pixel(const flrp_window *w, const holders *v, const holders *h, const float *g,
-                              const float *scale, const float *factor, float *out, int64_t spare) {
+FLRP_INLINE void pull_pixel(const int read, const flrp_window *w, const holders *v, const holders *h, const float *g,
+                            const float *scale, const float *factor, float *out, int64_t spare) {
     const int64_t channels = w->channels, one = v->first * w->out_w + h->first;
     if (v->first == v->last && h->first == h->last) { /* windows side by side: the common case */
         const vf s = v_set1(scale[one]);
         for (int64_t c = 0; c < channels; c += VW) {
             const int64_t n = channels - c + spare;
-            vf value = v_mul(load_some(g + one * channels + c, n), s);
-            if (factor) value = v_mul(value, load_some(factor + c, n));
-            store_some(out + c, value, n);
+            store_some(out + c, times(read, v_mul(load_some(g + one * channels + c, n), s), factor + c, n), n);
         }
         return;
     }
@@ -101,41 +120,38 @@ static inline void pull_pixel(const flrp_window *w, const holders *v, const hold
                 const int64_t window = oy * w->out_w + ox;
                 sum = v_add(sum, v_mul(load_some(g + window * channels + c, n), v_set1(scale[window])));
             }
-        if (factor) sum = v_mul(sum, load_some(factor + c, n));
-        store_some(out + c, sum, n);
+        store_some(out + c, times(read, sum, factor + c, n), n);
     }
 }
 
 /* One pixel under one window. `whole`: the vectors may go beyond its channels. */
-FLRP_INLINE void pull_one(const int whole, int64_t channels, const float *g, const vf scale, const float *factor,
-                          float *out) {
+FLRP_INLINE void pull_one(const int read, const int whole, int64_t channels, const float *g, const vf scale,
+                          const float *factor, float *out) {
     for (int64_t c = 0; c < channels; c += VW) {
         const int64_t n = whole ? VW : channels - c;
-        vf value = v_mul(load_some(g + c, n), scale);
-        if (factor) value = v_mul(value, load_some(factor + c, n));
-        store_some(out + c, value, n);
+        store_some(out + c, times(read, v_mul(load_some(g + c, n), scale), factor + c, n), n);
     }
 }
 
 /* A row of pixels where windows lie side by side from the left edge on; returns how many pixels they cover. */
-static inline int64_t pull_row(const flrp_window *w, int64_t window_row, const float *g, const float *scale,
-                               const float *factor, float *out) {
+FLRP_INLINE int64_t pull_row(const int read, const flrp_window *w, int64_t window_row, const float *g,
+                             const float *scale, const float *factor, float *out) {
     const int64_t channels = w->channels, covered = flrp_min(w->out_w * w->kernel_w, w->in_w);
-    const int64_t first = window_row * w->out_w, step = factor ? channels : 0;
+    const int64_t first = window_row * w->out_w, step = read == NO_FACTOR ? 0 : channels;
     for (int64_t x = 0, ox = 0; x < covered; ox++) {
         const vf s = v_set1(scale[first + ox]);
         const float *from = g + (first + ox) * channels;
         /* The window's pixels but the row's last may spill into the next; so may reads, but at the end of g. */
         const int64_t end = flrp_min(x + w->kernel_w, covered), read_whole = first + ox + 1 < w->out_h * w->out_w;
         for (; x < end; x++, factor += step, out += channels)
-            if (channels >= VW && read_whole && x + 1 < w->in_w) pull_one(1, channels, from, s, factor, out);
-            else pull_one(0, channels, from, s, factor, out);
+            if (channels >= VW && read_whole && x + 1 < w->in_w) pull_one(read, 1, channels, from, s, factor, out);
+            else pull_one(read, 0, channels, from, s, factor, out);
     }
     return covered;
 }
 
-static void sum_pool_backward(const flrp_window *w, int64_t row, int64_t rows, const float *g, const float *scale,
-                              const float *factor, float *out) {
+FLRP_INLINE void sum_pool_backward_by(const int read, const flrp_window *w, int64_t row, int64_t rows, const float *g,
+                                      const float *scale, const float *factor, float *out) {
     holders v = {0, -1};
     for (int64_t y = row; y < row + rows; y++) {
         holders h = {0, -1};
@@ -143,17 +159,26 @@ static void sum_pool_backward(const flrp_window *w, int64_t row, int64_t rows, c
         int64_t x = 0;
         if (w->stride_w == w->kernel_w && !w->pad_left && v.first == v.last) {
             const int64_t line = y * w->in_w * w->channels;
-            x = pull_row(w, v.first, g, scale, factor ? factor + line : 0, out + line);
+            x = pull_row(read, w, v.first, g, scale, factor ? factor + line : 0, out + line);
             h.last = w->out_w - 1, h.first = w->out_w; /* what is left lies under no window */
         }
         for (; x < w->in_w; x++) {
             const int64_t at = (y * w->in_w + x) * w->channels;
             move_on(&h, x, w->stride_w, w->pad_left, w->kernel_w, w->out_w);
             const int64_t windows = w->out_h * w->out_w - 1 - (v.last * w->out_w + h.last);
-            pull_pixel(w, &v, &h, g, scale, factor ? factor + at : 0, out + at,
+            pull_pixel(read, w, &v, &h, g, scale, factor ? factor + at : 0, out + at,
                        whole_vectors(w->in_w - 1 - x, windows, w->channels));
         }
     }
+}
+
+static void sum_pool_backward(const flrp_window *w, int64_t row, int64_t rows, const float *g, const float *scale,
+                              const float *factor, int read, float *out) {
+#define BY(how) case how: sum_pool_backward_by(how, w, row, rows, g, scale, factor, out); return;
+    switch (factor ? read : NO_FACTOR) {
+        BY(NO_FACTOR) BY(FLRP_PLAIN) BY(FLRP_POSITIVE) BY(FLRP_GATE)
+    }
+#undef BY
 }
 
 static void max_pool(const flrp_window *w, int64_t row, int64_t rows, const float *x, float *out, int32_t *winner) {
