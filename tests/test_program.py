@@ -33,12 +33,12 @@ NET = with_biases(mixed_network(fastlrp.Pad2d(1, 0.5), fastlrp.Format(-1, 1)))
 X = mixed_signs(np.random.default_rng(0), 5, MIXED_SHAPE)
 
 
-def at_once(net: fastlrp.Network, x: np.ndarray, composite: Any) -> dict[str, np.ndarray]:
+def at_once(net: fastlrp.Network, x: np.ndarray, composite: Any, target: int = -1) -> dict[str, np.ndarray]:
     """An explanation from verbs that run as they are called: all values of relevance, by layer."""
     chosen = find_composite(net, composite)
     plan = make_plan(net, chosen.resolve(net), find_convention(composite, None))
     trace = run_forward(net, plan, [x], NATIVE, len(net.nodes), False)
-    start = NATIVE.pick(trace.values[-1], np.full(len(x), -1), chosen.start == "one")
+    start = NATIVE.pick(trace.values[-1], np.full(len(x), target), chosen.start == "one")
     found: dict[str, np.ndarray] = {}
     names = ["input", *(layer.name for layer in net.layers)]
     back, = propagate(net, trace, plan, start, len(net.nodes), False, lambda i, r, _: found.update({names[i]: r}))
@@ -301,10 +301,13 @@ def test_the_first_of_equal_outputs_is_explained(n: int) -> None:
     assert not net.explain(x).target.any()
 
 
-@pytest.mark.parametrize("window", [{"kernel": 2}, {"kernel": 3, "stride": 2, "padding": 1}, {"kernel": 2, "stride": 3}],
-                         ids=["side by side", "overlapping", "apart"])
+WINDOWS = {"side by side": {"kernel": 2}, "overlapping": {"kernel": 3, "stride": 2, "padding": 1},
+           "apart": {"kernel": 2, "stride": 3}}
+
+
+@pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("value", [0.0, -0.0, np.nan, np.inf, -np.inf], ids=str)
-def test_sum_pools_take_the_relus_beside_them(window: dict[str, int], value: float, isa: str,
+def test_sum_pools_take_the_relus_beside_them(window: str, value: float, isa: str,
                                               monkeypatch: pytest.MonkeyPatch) -> None:
     """Forward, in explanations and in training steps: the same bits in fewer steps."""
     x = mixed_signs(np.random.default_rng(0), 11, (7, 8, 2))
@@ -313,8 +316,8 @@ def test_sum_pools_take_the_relus_beside_them(window: dict[str, int], value: flo
 
     def run() -> list[np.ndarray]:
         net = with_biases(fastlrp.Network([
-            fastlrp.Conv2d(5, 2), fastlrp.ReLU(), fastlrp.SumPool2d(**window), fastlrp.Conv2d(9, 1), fastlrp.ReLU(),
-            fastlrp.AvgPool2d(1), fastlrp.Flatten(), fastlrp.Linear(3)], input_shape=x.shape[1:]))
+            fastlrp.Conv2d(5, 2), fastlrp.ReLU(), fastlrp.SumPool2d(**WINDOWS[window]), fastlrp.Conv2d(9, 1),
+            fastlrp.ReLU(), fastlrp.AvgPool2d(1), fastlrp.Flatten(), fastlrp.Linear(3)], input_shape=x.shape[1:]))
         net.fit(x, t, batch_size=11, optimizer="sgd", progress=False)
         weights = [array for layer in net.parametric for array in layer.parameters.values()]
         bad = x.copy()
@@ -332,6 +335,24 @@ def test_sum_pools_take_the_relus_beside_them(window: dict[str, int], value: flo
     monkeypatch.setattr(program, "fused", counted)
     for a, b in zip(run(), expected, strict=True):
         assert_same_bits(a, b)
-    forward, back, *others = [ops for ops in taken if ops]
-    assert forward == {"activation": 2} and back == {"activation_backward": 2}
-    assert others and all(ops == forward for ops in others)  # outputs, explanations
+    relus = {"activation": 2}  # forward; in outputs; in explanations, of non-negative samples and of others
+    assert [ops for ops in taken if ops] == [relus, {"activation_backward": 2}, *[relus] * 3]
+
+
+def test_relus_that_others_read_stay(poisoned: Any) -> None:
+    image = fastlrp.Input((6, 6, 2))
+    x = fastlrp.ReLU()(fastlrp.Conv2d(5, 3)(image))
+    x = fastlrp.Concat()(fastlrp.SumPool2d(2)(x), fastlrp.Conv2d(4, 2, stride=2)(x))
+    net = fastlrp.Network.from_graph(image, fastlrp.Linear(3)(fastlrp.Flatten()(x)))
+    batch = np.random.default_rng(1).standard_normal((9, 6, 6, 2)).astype(np.float32)
+    found = net.explain(batch, 1, "epsilon_plus").relevance
+    assert_same_bits(found, at_once(net, batch, "epsilon_plus", 1)["input"])
+
+
+def test_boxes_balance_at_borders() -> None:
+    """Of a padded convolution, what bounds add to the denominators differs from pixel to pixel."""
+    net = fastlrp.Network([fastlrp.Conv2d(4, 3, padding=1, bias=False), fastlrp.ReLU(), fastlrp.Flatten(),
+                           fastlrp.Linear(2)], input_shape=(6, 5, 2))
+    x = np.random.default_rng(2).uniform(-1, 1, (9, 6, 5, 2)).astype(np.float32)
+    found = net.explain(x, 1, {"conv1": ZBox(-1, 1)}, layers=True)
+    assert relative_error(found.relevance.sum(axis=(1, 2, 3)), found.layers["conv1"].sum(axis=(1, 2, 3))) < 1e-5
