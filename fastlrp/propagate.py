@@ -326,8 +326,7 @@ class _Linear:
         return self._back([("p", a)], reads)
 
     def _box_constant(self, low: Array, high: Array) -> Array | None:
-        """−b − (lW⁺ + hW⁻) for every output, or for every channel where all pixels have the same; None where it is so
-        large that the difference would lose digits.
+        """−b − (lW⁺ + hW⁻) for every output, or None where it is so large that the difference would lose digits.
 
         Computed once per plan and weights.
         """
@@ -342,7 +341,7 @@ class _Linear:
         span = (high - low)[None]
         reach = self.ops.product(layer, parts, [(span, "plain", None), (-span, "plain", None)])
         precise = bool((np.abs(total) <= MOST_CANCELLED * reach).all())
-        constant = _by_channel(-total[0]) if precise else None
+        constant = -total[0] if precise else None
         self.constants[key] = (weight, own_bias, constant)
         return constant
 
@@ -376,12 +375,6 @@ class _Linear:
         z = self.ops.add(p, q) if z is None else z
         a, b = self.ops.gamma_map(p, q, z, self.bias, self.rule.gamma, self._ratio(relevance, 1.0))
         return [("p", a), ("q", b)]
-
-
-def _by_channel(values: Array) -> Array:
-    """A sample's values; one of each channel, where that says it all: it is read in less time."""
-    pixels = values.reshape(-1, values.shape[-1])
-    return pixels[0].copy() if (pixels == pixels[0]).all() else values
 
 
 def _box_bounds(graph: Graph, index: int, rule: ZBox) -> Bounds:

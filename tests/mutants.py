@@ -120,7 +120,6 @@ MUTANTS = [
     Mutant("fusing, other readers", "fastlrp/fusing.py", "and all((reader.op, at) in POOL_READS",
            "and any((reader.op, at) in POOL_READS"),
     Mutant("fusing, what is asked for", "fastlrp/fusing.py", "if step.out[0].index not in external}", "}"),
-    Mutant("box, a constant of channels", "fastlrp/propagate.py", "if (pixels == pixels[0]).all()", "if True"),
     Mutant("max pool, ties", "src_c/body/pool.h", "(in[c] > o[c])", "(in[c] >= o[c])"),
     Mutant("max pool, NaN", "src_c/body/pool.h", " | (in[c] != in[c])", ""),
     Mutant("max pool, dilation", "src_c/body/pool.h", "left + kx * w->dilation_w", "left + kx"),

@@ -52,6 +52,7 @@ static void lane_block(int rows, int places, const flrp_lane_block *t) {
 static inline flrp_term one_load(const flrp_term *at) {
     uint64_t both;
     flrp_term found;
+    _Static_assert(sizeof both == sizeof found, "a term is what one load takes");
     memcpy(&both, at, sizeof both);
     __asm__("" : "+r"(both));
     memcpy(&found, &both, sizeof found);
