@@ -31,7 +31,8 @@ class Slot(np.lib.mixins.NDArrayOperatorsMixin):
     __len__ = __iter__ = __getitem__ = __bool__ = __float__ = _refuse
 
 
-Source = tuple[Slot, str, Any]  # as reference.Operand: (value, read, bound)
+# As reference.Operand: (value, read, bound); the factor of a sum pool's way back may also be read as a "gate".
+Source = tuple[Slot, str, Any]
 
 
 @dataclass(frozen=True)
