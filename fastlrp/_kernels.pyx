@@ -255,7 +255,7 @@ cdef class Product:
         elif 1 < p.groups == p.src_c == p.dst_c:
             p.form = FLRP_DEPTHWISE
             packed = packing.depthwise(weight, sweep)
-        elif not direct and packing.prefers_winograd(sweep, p.groups, p.parts * p.src_c, p.dst_c):
+        elif not direct and packing.prefers_winograd(sweep, p.groups, weight):
             p.form = FLRP_WINOGRAD
             packed = packing.winograd(weight, sweep, width)
         elif packing.prefers_lists(sweep, (p.src_h, p.src_w), p.groups, weight):
@@ -310,7 +310,8 @@ cdef class Product:
         for i in range(self.count):
             if self.sweeps[i].form != FLRP_LANES or self.sweeps[i].lanes.terms != NULL:
                 raise ValueError("the product is not renewable")
-            self.packed[i] = packing.with_weights(self.packed[i], weight, self.shapes[i])
+            renewed = packing.with_transformed if self.sweeps[i].lanes.form == FLRP_WINOGRAD else packing.with_weights
+            self.packed[i] = renewed(self.packed[i], weight, self.shapes[i])
             self.sweeps[i].weights = <const float *>cnp.PyArray_DATA(<cnp.ndarray>self.packed[i].weight)
 
     cdef Product make_twin(self, Py_ssize_t width, bint listed):
@@ -325,6 +326,9 @@ cdef class Product:
             if form is None or p.groups > 1 or (
                     p.sides * p.rows.taps * p.cols.taps * p.parts * p.src_c * p.dst_c > MOST_WEIGHTS):
                 return None
+            if form == "winograd":
+                twin.fill_lanes(&twin.sweeps[i], p.form, packing.winograd_lanes(self.packed[i], p.dst_c, width))
+                continue
             weight = packing.weights_of(form, self.packed[i], self.shapes[i], p.parts * p.src_c, p.dst_c)
             if not np.isfinite(weight).all():
                 return None
@@ -394,7 +398,7 @@ cdef class Product:
 
 MOST_WEIGHTS = 1 << 19  # of a product for samples side by side: more would not stay in the cache from block to block
 FORMS_WITH_TWINS = {FLRP_WIDE: "wide", FLRP_LISTS: "lists", FLRP_NARROW: "narrow", FLRP_SCATTER: "scatter",
-                    FLRP_DENSE: "dense"}
+                    FLRP_DENSE: "dense", FLRP_WINOGRAD: "winograd"}
 
 
 cdef double product_work(Product product):

@@ -19,6 +19,13 @@ LEAST_CHANNELS = 32  # fewer would leave tiles mostly empty
 LEAST_PIXELS = 16  # of a map, for three limbs: they are half as much again to read as floats, and used once a pixel
 
 
+DENSE = 0.6  # of the weights: with so many that are not 0, leaving out the others saves nothing
+
+
+def _is_dense(weight: Array) -> bool:
+    return bool(np.count_nonzero(weight) >= DENSE * weight.size)
+
+
 def _taps(kernel: tuple[int, ...]) -> slice:
     """The taps of an axis as a slice: they are evenly spaced, rising or falling."""
     if not kernel:
@@ -80,27 +87,47 @@ def scatter(weight: Array, sweep: Sweep, width: int) -> Array:
     return np.ascontiguousarray(packed.reshape(sides, kh, parts * channels, panels, width).transpose(0, 3, 1, 2, 4))
 
 
-# F(2x2, 3x3): of the weights of one axis, transformed by these. Source: Lavin and Gray 2016.
-WINOGRAD = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+# Of the weights of one axis, for each of an axis's sums those of its values: F(2, 3), and F(2, 5) as F(2, 3) beside
+# F(2, 2) (src_c/body/winograd.h). Source: Lavin and Gray 2016.
+WINOGRAD: dict[int, tuple[list[list[float]], ...]] = {
+    3: ([[1, 0, 0]], [[0.5, 0.5, 0.5]], [[0.5, -0.5, 0.5]], [[0, 0, 1]]),
+    5: ([[1, 0, 0, 0, 0], [0, 0, 0, 1, 0]], [[0.5, 0.5, 0.5, 0, 0], [0, 0, 0, 1, 1]],
+        [[0.5, -0.5, 0.5, 0, 0]], [[0, 0, 1, 0, 0], [0, 0, 0, 0, 1]])}
+TRANSFORMS = {taps: np.concatenate([np.kron(rows, cols) for rows in axis for cols in axis])
+              for taps, axis in WINOGRAD.items()}  # (value, row tap and column tap)
 WINOGRAD_CHANNELS = 32  # below, transforming costs more than it saves
+FEW_CHANNELS = (8, 24)  # of the source and the destination: enough for 5 x 5 taps, where leaving out zeros saves less
 
 
-def prefers_winograd(sweep: Sweep, groups: int, channels: int, outputs: int) -> bool:
-    """3 x 3 taps and pixels one apart, with enough channels, on maps that are not mostly border."""
-    fits = all(axis.step == axis.stride == 1 and len(axis.offsets) == 3 and axis.offsets[2] - axis.offsets[0] == 2
-               and axis.count >= 6 for axis in (sweep.rows, sweep.cols))
-    return fits and groups == 1 and min(channels, outputs) >= WINOGRAD_CHANNELS
+def prefers_winograd(sweep: Sweep, groups: int, weight: Array) -> bool:
+    """3 x 3 or 5 x 5 taps and pixels one apart, with enough channels, on maps that are not mostly border."""
+    taps, (parts, channels, outputs) = len(sweep.rows.offsets), weight.shape[3:]
+    channels *= parts
+    fits = taps in WINOGRAD and all(
+        axis.step == axis.stride == 1 and len(axis.offsets) == taps == axis.offsets[-1] - axis.offsets[0] + 1
+        and axis.count >= 6 for axis in (sweep.rows, sweep.cols))
+    if not fits or groups > 1:
+        return False
+    few = taps == 5 and channels >= FEW_CHANNELS[0] and outputs >= FEW_CHANNELS[1]
+    return min(channels, outputs) >= WINOGRAD_CHANNELS or (few and _is_dense(weight))
 
 
 def winograd(weight: Array, sweep: Sweep, width: int) -> Array:
-    """[side][panel][4 x 4][k][width], transformed in double precision."""
+    """[side][panel][sum][part][k][width], transformed in double precision."""
     taken = weight[:, _taps(sweep.rows.kernel), _taps(sweep.cols.kernel)].astype(np.float64)
-    sides, _, _, parts, channels, outputs = taken.shape
+    sides, taps, _, parts, channels, outputs = taken.shape
     panels = -(-outputs // width)
-    packed = np.zeros((sides, 16, parts * channels, panels * width), np.float32)
-    turned = np.einsum("yh,shwpco,xw->syxpco", WINOGRAD, taken, WINOGRAD, optimize=True)
-    packed[..., :outputs] = turned.reshape(sides, 16, parts * channels, outputs)
-    return np.ascontiguousarray(packed.reshape(sides, 16, parts * channels, panels, width).transpose(0, 3, 1, 2, 4))
+    turned = TRANSFORMS[taps] @ taken.reshape(sides, taps * taps, -1)
+    packed = np.zeros((sides, turned.shape[1] * parts * channels, panels * width), np.float32)
+    packed[..., :outputs] = turned.reshape(sides, -1, outputs)
+    return np.ascontiguousarray(packed.reshape(sides, -1, panels, width).swapaxes(1, 2))
+
+
+def winograd_lanes(packed: Array, outputs: int, width: int) -> Lanes:
+    """The same weights for samples side by side."""
+    sides, panels, k, panel = packed.shape
+    weight = np.ascontiguousarray(packed.swapaxes(1, 2).reshape(sides, k, panels * panel)[..., :outputs])
+    return Lanes(weight, width, 0, 0, np.zeros((1, 1), np.int64), 0, 1, outputs, None, None)
 
 
 def limbs(weight: Array, sweep: Sweep, count: int) -> Array:
@@ -194,6 +221,11 @@ def with_weights(lanes: Lanes, weight: Array, sweep: Sweep) -> Lanes:
     return replace(lanes, weight=np.ascontiguousarray(taken, dtype=np.float32))
 
 
+def with_transformed(lanes: Lanes, weight: Array, sweep: Sweep) -> Lanes:
+    """The same for those of `winograd_lanes`."""
+    return replace(lanes, weight=winograd(weight, sweep, weight.shape[5]))
+
+
 def prefers_terms(weight: Array, places: int) -> bool:
     """Whether a list of the weights that are not 0 for each output takes less time than blocks of outputs with all of
     them, for so many vectors side by side. Counted in half cycles of two multiply-adds and two loads."""
@@ -237,7 +269,6 @@ class Lists:
 
 PASS_BYTES = 28 << 10  # of the pixels' channels in one pass: they stay in L1
 LEAST_LISTED = 24  # channels on either side, and pixels: below, what is around the sums costs more than they save
-MOST_LISTED = 0.6  # of the weights
 
 
 def prefers_lists(sweep: Sweep, source: tuple[int, int], groups: int, weight: Array) -> bool:
@@ -249,7 +280,7 @@ def prefers_lists(sweep: Sweep, source: tuple[int, int], groups: int, weight: Ar
     if groups > 1 or min(parts * channels, outputs, sweep.rows.count * sweep.cols.count) < LEAST_LISTED:
         return False
     taken = weight[:, _taps(sweep.rows.kernel), _taps(sweep.cols.kernel)]
-    return bool(np.count_nonzero(taken) < MOST_LISTED * taken.size)
+    return not _is_dense(taken)
 
 
 def lists(weight: Array, sweep: Sweep, vector: int) -> Lists:

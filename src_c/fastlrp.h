@@ -56,8 +56,8 @@ typedef struct {
  * k: row tap, column tap, part, channel, and every sum has its terms in this order.
  * SCATTER: source pixels times all column taps, added where these fall (scatter.c): cols then walks the source, and
  * start + stride * i is the destination of its first tap; weights [side][panel][row tap][k][panel width].
- * WINOGRAD: 3 x 3 taps one pixel apart, grid and destination alike (winograd.c); weights [side][panel][16][k][panel
- * width], transformed.
+ * WINOGRAD: 3 x 3 or 5 x 5 taps one pixel apart, grid and destination alike (winograd.c); weights [side][panel][sum]
+ * [part][k][panel width], transformed.
  * DEPTHWISE: as many groups as channels on both sides; weights [side][part][row tap][column tap][channel].
  * DENSE, DENSE_BACK: one pixel to one pixel, over weights that are not packed (dense.c).
  * LIMBS: every number is a sum of bf16 limbs (amx.c); one group; weights in `bf16`, those past the channels 0:
@@ -86,7 +86,7 @@ typedef struct {
 /* What LANES has beside the weights, and LISTS in their place. */
 typedef struct {
     int64_t width;         /* LANES: samples side by side; LISTS: floats from one channel's pixels to the next's */
-    int form;              /* SCATTER, or another: whose order the sums have */
+    int form;              /* SCATTER, WINOGRAD, or another: whose order the sums have */
     int64_t line, first;   /* pixels of a source line as it is read; the first (negative: in the padding) */
     const int64_t *offsets; /* where the runs of a row tap's terms begin: [row tap][segment] */
     int64_t segments, length;

@@ -6,6 +6,7 @@
 
 #define FLRP_MAX_ROWS 6
 #define FLRP_MAX_VECTORS 4
+#define FLRP_TILES 8 /* side by side that are transformed at once, for what neighbours share */
 #define FLRP_MAX_TILE (6 * 64) /* floats in the largest block of accumulators */
 
 /* A block of accumulators: acc[m][n] = sum over segments s and k < length of
@@ -66,8 +67,10 @@ typedef struct {
                    int64_t dst_stride);
     /* dst[c * dst_stride + r] = src[r * src_stride + c] */
     void (*transpose)(int64_t rows, int64_t cols, const float *src, int64_t src_stride, float *dst, int64_t dst_stride);
-    /* F(2x2, 3x3): tiles of 4 x 4 pixels of n channels to 16 values, and 16 products to 2 x 2 outputs (winograd.h). */
-    void (*winograd_input)(int64_t n, const float *x, int64_t line, float *out, int64_t plane);
+    /* Up to FLRP_TILES tiles of n channels to their values at out + places[i], and 16 sums to 2 x 2 outputs
+     * (winograd.h). */
+    void (*winograd_input)(int taps, int tiles, int64_t n, const float *x, int64_t line, float *out,
+                           const int64_t *places);
     void (*winograd_output)(int vectors, const float *m, int64_t plane, int sign, float *out);
     /* sums[c] (+)= the sum over taps of x[x_offsets[t] + c], as it is read, * w[w_offsets[t] + c]. */
     void (*depthwise)(int64_t channels, int64_t taps, const int64_t *x_offsets, const int64_t *w_offsets,
@@ -149,6 +152,7 @@ int flrp_lists_run(int isa, int threads, const flrp_product *p, int64_t samples,
 int flrp_lanes_run(int isa, const flrp_product *p, const flrp_operand *operands, const flrp_epilogue *epilogue);
 int flrp_winograd_run(int isa, int threads, const flrp_product *p, int64_t samples, const flrp_operand *operands,
                       const flrp_epilogue *epilogue);
+int flrp_winograd_lanes(int isa, const flrp_product *p, const flrp_operand *operands, const flrp_epilogue *epilogue);
 int flrp_scatter_run(int isa, int threads, const flrp_product *p, int64_t samples, const flrp_operand *operands,
                      const flrp_epilogue *epilogue);
 int flrp_limbs_run(int isa, int threads, const flrp_product *p, int64_t samples, const flrp_operand *operands,

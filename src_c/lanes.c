@@ -165,6 +165,7 @@ static const float *source_of(const job *j, const flrp_operand *operands, float 
 
 int flrp_lanes_run(int isa, const flrp_product *p, const flrp_operand *operands, const flrp_epilogue *epilogue) {
     const flrp_lane_product *l = &p->lanes;
+    if (l->form == FLRP_WINOGRAD) return flrp_winograd_lanes(isa, p, operands, epilogue);
     job j = {.kernels = flrp_kernels_of(isa), .p = p, .l = l};
     const int scatter = l->form == FLRP_SCATTER;
     const int copies = p->parts > 1 || operands[0].read != FLRP_PLAIN || l->first || l->line != p->src_w;

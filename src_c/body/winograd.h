@@ -1,39 +1,53 @@
-/* The transforms of F(2x2, 3x3) on vectors of channels: 2 x 2 outputs from 4 x 4 inputs by 16 products, not 36.
+/* The transforms of F(2x2, 3x3) and F(2x2, 5x5) on vectors of channels: 2 x 2 outputs from 4 x 4 inputs by 16 products,
+ * not 36, or from 6 x 6 by 49, not 100. On each axis two outputs are (m0 + m1 + m2, m1 - m2 - m3). Three taps make each
+ * of these one product; five are three and two more, F(2, 3) and F(2, 2), whose products but one go into the same sums.
  * Source: Lavin and Gray 2016, Fast Algorithms for Convolutional Neural Networks. */
 
-/* One axis of the input's transform: (d0 - d2, d1 + d2, d2 - d1, d1 - d3). */
-#define WINOGRAD_IN(d, s, o) \
-    do { \
-        const vf d0 = d[0], d1 = d[s], d2 = d[2 * (s)], d3 = d[3 * (s)]; \
-        o[0] = v_sub(d0, d2); \
-        o[s] = v_add(d1, d2); \
-        o[2 * (s)] = v_sub(d2, d1); \
-        o[3 * (s)] = v_sub(d1, d3); \
-    } while (0)
-
-/* The 4 x 4 pixels of n channels at x, lines `line` floats apart, to 16 values `plane` floats apart. */
-static void winograd_input(int64_t n, const float *x, int64_t line, float *out, int64_t plane) {
-    for (int64_t c = 0; c < n; c += VW) {
-        vf d[16];
-#pragma GCC unroll 16
-        for (int i = 0; i < 16; i++) d[i] = load_some(x + i / 4 * line + i % 4 * n + c, n - c);
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; i++) {
-            vf *const column = d + i;
-            WINOGRAD_IN(column, 4, column);
-        }
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; i++) {
-            vf *const row = d + 4 * i;
-            WINOGRAD_IN(row, 1, row);
-        }
-#pragma GCC unroll 16
-        for (int i = 0; i < 16; i++) store_some(out + i * plane + c, d[i], n - c);
+/* One axis of the input's transform: m0's one value or two, m1's, m2's, m3's. */
+FLRP_INLINE void winograd_axis(const int taps, const vf *d, vf *o) {
+    if (taps == 3) {
+        o[0] = v_sub(d[0], d[2]), o[1] = v_add(d[1], d[2]), o[2] = v_sub(d[2], d[1]), o[3] = v_sub(d[1], d[3]);
+    } else {
+        o[0] = v_sub(d[0], d[2]), o[1] = v_sub(d[3], d[4]);
+        o[2] = v_add(d[1], d[2]), o[3] = d[4];
+        o[4] = v_sub(d[2], d[1]);
+        o[5] = v_sub(d[1], d[3]), o[6] = v_sub(d[4], d[5]);
     }
 }
 
-/* 16 products of `vectors` vectors, `plane` floats apart, to the 4 outputs, one after the other. sign: where no exact
- * output is negative (1) or positive (-1), rounding makes none either. */
+/* Tiles side by side of n channels at x, lines `line` floats apart, to their values, row by row, tile by tile, at
+ * out + places[i]. */
+FLRP_INLINE void winograd_tiles(const int taps, int tiles, int64_t n, const float *x, int64_t line, float *out,
+                                const int64_t *places) {
+    const int size = taps + 1, values = taps == 3 ? 4 : 7;
+    vf columns[2 * FLRP_TILES + 4][7], d[6], o[7];
+    for (int64_t c = 0; c < n; c += VW) {
+        for (int i = 0; i < 2 * tiles + taps - 1; i++) {
+#pragma GCC unroll 6
+            for (int k = 0; k < size; k++) d[k] = load_some(x + k * line + i * n + c, n - c);
+            winograd_axis(taps, d, columns[i]);
+        }
+        const int64_t *at = places;
+        for (int tile = 0; tile < tiles; tile++, at += values * values)
+#pragma GCC unroll 7
+            for (int i = 0; i < values; i++) {
+#pragma GCC unroll 6
+                for (int k = 0; k < size; k++) d[k] = columns[2 * tile + k][i];
+                winograd_axis(taps, d, o);
+#pragma GCC unroll 7
+                for (int k = 0; k < values; k++) store_some(out + at[i * values + k] + c, o[k], n - c);
+            }
+    }
+}
+
+static void winograd_input(int taps, int tiles, int64_t n, const float *x, int64_t line, float *out,
+                           const int64_t *places) {
+    if (taps == 3) winograd_tiles(3, tiles, n, x, line, out, places);
+    else winograd_tiles(5, tiles, n, x, line, out, places);
+}
+
+/* 16 sums of `vectors` vectors, `plane` floats apart, to the 4 outputs, one after the other. sign: where no exact output
+ * is negative (1) or positive (-1), rounding makes none either. */
 static void winograd_output(int vectors, const float *m, int64_t plane, int sign, float *out) {
     for (int v = 0; v < vectors; v++, m += VW, out += VW) {
         vf rows[8]; /* (m0 + m1 + m2, m1 - m2 - m3) of each column */
@@ -54,4 +68,3 @@ static void winograd_output(int vectors, const float *m, int64_t plane, int sign
         }
     }
 }
-#undef WINOGRAD_IN
