@@ -152,7 +152,7 @@ MUTANTS = [
     Mutant("winograd, tiles side by side", "src_c/body/winograd.h", "columns[2 * tile + k][i]", "columns[tile + k][i]"),
     Mutant("winograd, sums of two", "src_c/winograd.c", "part[y] * parts[sum[x]] + part[x]", "part[y] + part[x]"),
     Mutant("winograd, read in place", "src_c/winograd.c", "x + 2 * j->tile_cols + around <= p->src_w", "1"),
-    Mutant("winograd, in lanes", "src_c/winograd.c", "several ? width - lane :", "several ? width :"),
+    Mutant("winograd, in lanes", "src_c/winograd.c", "several ? vector : t.length * width", "vector"),
     Mutant("winograd, sides in lanes", "src_c/winograd.c", "side * j->begins[SUMS] * k * all", "side * k * all"),
     Mutant("winograd, panels in lanes", "src_c/winograd.c", "+ panel * j->panel / width", "+ panel"),
     Mutant("winograd, new weights", "fastlrp/packing.py", "weight=winograd(weight, sweep, weight.shape[5])",

@@ -808,11 +808,16 @@ def digits() -> Network:
                    (10, 10, 1), seed=3)
 
 
+def five_taps() -> Network:
+    """A convolution whose weights are transformed (F(2x2, 5x5)) for every step."""
+    return Network([Conv2d(24, 5, padding=2), ReLU(), Flatten(), Linear(4)], (6, 7, 8), seed=4)
+
+
 def not_recorded(*anything: Any) -> None:
     return None
 
 
-@pytest.mark.parametrize("make", [perceptron, residual, digits])
+@pytest.mark.parametrize("make", [perceptron, residual, digits, five_taps])
 @pytest.mark.usefixtures("isa")
 def test_recorded_steps_have_the_bits_of_others(make: Callable[[], Network], monkeypatch: pytest.MonkeyPatch) -> None:
     """In batches of several sizes, samples side by side in some of them, with parameters and options that a callback
