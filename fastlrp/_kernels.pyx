@@ -304,15 +304,20 @@ cdef class Product:
         """The same for the caller alone, and for `take_weights`."""
         return None if self.sweeps[0].form == FLRP_SCATTER else self.make_twin(width, False)
 
-    def take_weights(self, weight):
-        """Go on with other weights, shaped as `pack` takes them: for what `renewable_in_lanes` gave."""
+    def take_weights(self, weight, Product own):
+        """Go on with other weights, shaped as `pack` takes them and packed in `own`: for what `renewable_in_lanes`
+        gave."""
         cdef Py_ssize_t i
+        cdef flrp_product *p
         for i in range(self.count):
             if self.sweeps[i].form != FLRP_LANES or self.sweeps[i].lanes.terms != NULL:
                 raise ValueError("the product is not renewable")
-            renewed = packing.with_transformed if self.sweeps[i].lanes.form == FLRP_WINOGRAD else packing.with_weights
-            self.packed[i] = renewed(self.packed[i], weight, self.shapes[i])
-            self.sweeps[i].weights = <const float *>cnp.PyArray_DATA(<cnp.ndarray>self.packed[i].weight)
+            p = &self.sweeps[i]
+            if p.lanes.form == FLRP_WINOGRAD:
+                self.packed[i] = packing.winograd_lanes(own.packed[i], p.dst_c, p.lanes.width)
+            else:
+                self.packed[i] = packing.with_weights(self.packed[i], weight, self.shapes[i])
+            p.weights = <const float *>cnp.PyArray_DATA(<cnp.ndarray>self.packed[i].weight)
 
     cdef Product make_twin(self, Py_ssize_t width, bint listed):
         cdef flrp_product *p = self.sweeps

@@ -26,7 +26,7 @@ EXACT = Reference(np.float64)
 def folded(graph: AnyGraph, explained: int | None = None) -> AnyGraph:
     """The graph with every BatchNorm folded that can be: made once for the present layers, `graph` itself where there
     is none. explained: a value, beside the outputs, that must be what it is without folding."""
-    if not any(layer.role == "affine" for layer in graph.layers):
+    if "affine" not in [node.layer.role for node in graph.nodes]:
         return graph
     arrays = [array for layer in dict.fromkeys(graph.layers) for array in getattr(layer, "parameters", {}).values()]
     with PREPARING:

@@ -221,11 +221,6 @@ def with_weights(lanes: Lanes, weight: Array, sweep: Sweep) -> Lanes:
     return replace(lanes, weight=np.ascontiguousarray(taken, dtype=np.float32))
 
 
-def with_transformed(lanes: Lanes, weight: Array, sweep: Sweep) -> Lanes:
-    """The same for those of `winograd_lanes`."""
-    return replace(lanes, weight=winograd(weight, sweep, weight.shape[5]))
-
-
 def prefers_terms(weight: Array, places: int) -> bool:
     """Whether a list of the weights that are not 0 for each output takes less time than blocks of outputs with all of
     them, for so many vectors side by side. Counted in half cycles of two multiply-adds and two loads."""

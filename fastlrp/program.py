@@ -254,12 +254,13 @@ class _Twin:
                 self.steps[i] = replace(step, product=product)
         return _kernels.Program(self.steps, self.sizes, self.layout, self.width)
 
-    def renewed(self) -> tuple[list[Any], list[Any]]:
-        """The products and biases of now."""
+    def renewed(self, products: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        """The products and biases of now; products: those for samples one by one."""
         found = [step for step in self.steps if step.product is not None]
-        for step in found:
+        for step, own in zip(found, products, strict=True):
             layer = step.weight_of
-            step.product.take_weights(layer.weight.reshape(layer.geometry.simplest.weight_shape)[None, :, :, None])
+            weight = layer.weight.reshape(layer.geometry.simplest.weight_shape)[None, :, :, None]
+            step.product.take_weights(weight, own)
         return ([step.product for step in found],
                 [step.bias_of and np.repeat(step.bias_of.bias, self.width) for step in found])
 
@@ -325,7 +326,7 @@ class Program:
             self._add_twin(products)
         if self._twin is not None:
             twin, compiled = self._twin
-            compiled.renew(*twin.renewed())
+            compiled.renew(*twin.renewed(products))
         return products
 
     def _add_twin(self, products: Sequence[Any] | None = None) -> None:
