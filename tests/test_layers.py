@@ -73,7 +73,7 @@ def test_slopes_of_activations(isa: str, name: str) -> None:
 def test_activations_are_pytorchs(name: str) -> None:
     """Values, and gradients at the kinks and beside them; far out where PyTorch's own do not overflow."""
     torch = pytest.importorskip("torch")
-    make, _, function, kinks = ACTIVATIONS[name]
+    make, formula, function, kinks = ACTIVATIONS[name]
     far = np.array([[-np.inf, np.inf, np.nan], [1e10, -1e10, 0], [1e37, -1e37, 100]])
     for dtype, tolerance in ((np.float64, 1e-7), (np.float32, 2e-6)):
         x = np.concatenate([grid(kinks, dtype), far]).astype(dtype)
@@ -83,7 +83,10 @@ def test_activations_are_pytorchs(name: str) -> None:
         net = alone(make(), (3,))
         with np.errstate(invalid="ignore", over="ignore"):
             found = both_ways(net.to_numpy() if dtype == np.float64 else net, x, np.ones_like(x))
-        np.testing.assert_allclose(found[0], y.detach().numpy(), rtol=tolerance, atol=tolerance)
+            values = y.detach().numpy()
+            unknown = np.isnan(values) & ~np.isnan(x)  # PyTorch's float32 gelu of infinity, where it has AVX-512
+            expected = np.where(unknown, formula(x), values)
+        np.testing.assert_allclose(found[0], expected, rtol=tolerance, atol=tolerance)
         known = np.isfinite(slope.numpy()) & np.isfinite(x)
         np.testing.assert_allclose(found[1][known], slope.numpy()[known], rtol=tolerance, atol=tolerance)
         assert np.isfinite(found[1][np.isfinite(x)]).all()
