@@ -70,3 +70,25 @@ EMULATED __m512 _mm512_min_ps(__m512 a, __m512 b) {
 EMULATED __m512i _mm512_castps_si512(__m512 a) { return (__m512i)a; }
 EMULATED __m512 _mm512_castsi512_ps(__m512i a) { return (__m512)a; }
 EMULATED __m512i _mm512_slli_epi32(__m512i a, unsigned count) { return a << count; }
+/* Within each quarter of a register: the first, or last, two lanes of both operands in turn. */
+EMULATED __m512 _mm512_unpacklo_ps(__m512 a, __m512 b) {
+    __m512 r;
+    EACH_LANE r[i] = i & 1 ? b[(i & 12) + (i >> 1 & 1)] : a[(i & 12) + (i >> 1 & 1)];
+    return r;
+}
+EMULATED __m512 _mm512_unpackhi_ps(__m512 a, __m512 b) {
+    __m512 r;
+    EACH_LANE r[i] = i & 1 ? b[(i & 12) + 2 + (i >> 1 & 1)] : a[(i & 12) + 2 + (i >> 1 & 1)];
+    return r;
+}
+/* Within each quarter: two lanes of a, then two of b, each named by two bits of `which`; then the same of quarters. */
+EMULATED __m512 _mm512_shuffle_ps(__m512 a, __m512 b, int which) {
+    __m512 r;
+    EACH_LANE r[i] = (i & 2 ? b : a)[(i & 12) + (which >> 2 * (i & 3) & 3)];
+    return r;
+}
+EMULATED __m512 _mm512_shuffle_f32x4(__m512 a, __m512 b, int which) {
+    __m512 r;
+    EACH_LANE r[i] = (i & 8 ? b : a)[4 * (which >> 2 * (i >> 2) & 3) + (i & 3)];
+    return r;
+}
