@@ -97,6 +97,7 @@ cdef extern from "fastlrp.h" nogil:
     void flrp_activation_backward(int isa, int threads, int kind, float parameter, int64_t size, const float *x,
                                   const float *g, float *out)
     int64_t flrp_fma_loop(int isa, int threads, int64_t iterations)
+    int64_t flrp_tile_loop(int isa, int threads, int64_t iterations)
     int flrp_is_nonnegative(int64_t size, const float *x)
     enum:
         FLRP_STEP_PRODUCT, FLRP_STEP_SUM_POOL, FLRP_STEP_SUM_POOL_BACKWARD, FLRP_STEP_MAX_POOL

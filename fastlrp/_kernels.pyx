@@ -821,3 +821,12 @@ def fma_loop(int64_t iterations, int loop_threads):
     with nogil:
         done = flrp_fma_loop(run_isa, loop_threads, iterations)
     return done
+
+
+def tile_loop(int64_t iterations, int loop_threads):
+    """The same on bf16 tiles; 0 operations where the instruction set has none."""
+    cdef int64_t done
+    cdef int run_isa = isa
+    with nogil:
+        done = flrp_tile_loop(run_isa, loop_threads, iterations)
+    return done

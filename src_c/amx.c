@@ -225,46 +225,113 @@ static int64_t next_valid(const frame *f, int64_t at) {
     return col < j->p->cols.count ? at : next_valid(f, at - col + pitch);
 }
 
-/* The epilogue, by runs of destination pixels among the block's positions. */
-static void finish_block(const frame *f, int side, int64_t panel, int64_t at, int64_t count, const float *sums) {
-    const job *j = f->j;
-    const flrp_product *p = j->p;
-    const int64_t channel = panel * FLRP_LIMB_OUTPUTS, n = flrp_min(FLRP_LIMB_OUTPUTS, p->dst_c - channel);
-    for (int64_t first = at, run; first < at + count; first = next_valid(f, first + run)) {
-        const int64_t sample = f->sample + first / image(j), row = f->row + first % image(j) / j->cols.pitch;
-        const int64_t col = first % j->cols.pitch, y = p->rows.start + row * p->rows.stride;
-        int64_t offsets[FLRP_LIMB_POSITIONS];
-        run = flrp_min(p->cols.count - col, at + count - first);
-        for (int64_t m = 0; m < run; m++) {
-            const int64_t x = p->cols.start + (col + m) * p->cols.stride;
-            offsets[m] = ((sample * p->dst_h + y) * p->dst_w + x) * p->dst_c;
-        }
-        j->kernels->finish(j->epilogue, side, (int)run, n, channel, sums + (first - at) * FLRP_LIMB_OUTPUTS,
-                           FLRP_LIMB_OUTPUTS, offsets);
+/* A block whose epilogue is to come, and where its outputs begin. */
+typedef struct {
+    const float *sums;
+    int64_t offsets[FLRP_LIMB_POSITIONS], at[FLRP_LIMB_POSITIONS]; /* at: of the position in the block */
+    int64_t channel, n, pixels, done;
+    int side;
+} ends;
+
+/* What goes on in the shadow of the tiles: the last block's epilogue, while the next one is computed; the way of what
+ * this one's will touch and of the next slice's weights into the caches. */
+typedef struct {
+    const frame *f;
+    ends blocks[2], *last, *now;     /* last, now: of these; `last` is done when all of its pixels are */
+    int64_t steps, fetched, step_pixels; /* left in this block; pixels of `now`; in a step */
+    const char *soon, *soon_end;     /* the next slice's weights */
+    int64_t step_bytes;
+} shadow;
+
+static void finish_some(shadow *s, int64_t pixels) {
+    ends *e = s->last;
+    const job *j = s->f->j;
+    for (pixels = flrp_min(pixels, e->pixels - e->done); pixels > 0;) {
+        /* Neighbours in the block go together. */
+        int64_t run = 1;
+        while (run < pixels && e->at[e->done + run] == e->at[e->done] + run) run++;
+        j->kernels->finish(j->epilogue, e->side, (int)run, e->n, e->channel,
+                           e->sums + e->at[e->done] * FLRP_LIMB_OUTPUTS, FLRP_LIMB_OUTPUTS, e->offsets + e->done);
+        e->done += run, pixels -= run;
     }
 }
 
-/* All positions of the task times one panel of one side: slice by slice of the reduction. */
-static void run_panel(const frame *f, int side, int64_t panel) {
+static void in_shadow(void *context) {
+    shadow *s = context;
+    const ends *now = s->now;
+    finish_some(s, s->step_pixels);
+    for (int64_t i = 0; i < s->step_pixels && s->fetched < now->pixels; i++)
+        flrp_prefetch_ends(s->f->j->epilogue, now->side, now->offsets[s->fetched++] + now->channel, now->n);
+    const char *end = s->soon + s->step_bytes < s->soon_end ? s->soon + s->step_bytes : s->soon_end;
+    for (; s->soon < end; s->soon += ALIGN) __builtin_prefetch(s->soon, 0, 2);
+}
+
+/* The destination pixels among the block's positions. */
+static void find_ends(const frame *f, int side, int64_t panel, int64_t at, int64_t count, const float *sums, ends *e) {
     const job *j = f->j;
     const flrp_product *p = j->p;
-    const int64_t tap_count = p->rows.taps * p->cols.taps, chunk_weights = tap_count * p->limbs * FLRP_LIMB_SIZE;
-    const int64_t end = (f->samples - 1) * image(j) + (f->rows - 1) * j->cols.pitch + p->cols.count;
-    const int several = j->slice < j->chunks;
-    flrp_limb_block t = {.taps = j->taps, .tap_count = tap_count, .a_chunk = j->chunk_size, .a_limb = j->plane,
-                         .finite = f->special && p->limbs > 1 ? p->limbs : 0, .limbs = p->limbs};
-    for (int64_t chunk = 0; chunk < j->chunks; chunk += j->slice) {
-        float *sums = f->sums;
-        t.chunks = flrp_min(j->slice, j->chunks - chunk);
-        t.b = p->bf16 + ((side * j->panels + panel) * j->chunks + chunk) * chunk_weights;
-        for (int64_t at = 0; at < end; at = next_valid(f, at + FLRP_LIMB_POSITIONS)) {
-            const int64_t count = flrp_min(FLRP_LIMB_POSITIONS, end - at);
-            t.a = f->planes + chunk * j->chunk_size + at * FLRP_CHUNK;
-            j->limbs->block((int)count, &t, chunk > 0, sums);
-            if (chunk + t.chunks == j->chunks) finish_block(f, side, panel, at, count, sums);
-            if (several) sums += FLRP_LIMB_POSITIONS * FLRP_LIMB_OUTPUTS;
+    e->sums = sums, e->side = side, e->done = e->pixels = 0;
+    e->channel = panel * FLRP_LIMB_OUTPUTS, e->n = flrp_min(FLRP_LIMB_OUTPUTS, p->dst_c - e->channel);
+    for (int64_t first = at, run; first < at + count; first = next_valid(f, first + run)) {
+        const int64_t sample = f->sample + first / image(j), row = f->row + first % image(j) / j->cols.pitch;
+        const int64_t col = first % j->cols.pitch, y = p->rows.start + row * p->rows.stride;
+        run = flrp_min(p->cols.count - col, at + count - first);
+        for (int64_t m = 0; m < run; m++) {
+            const int64_t x = p->cols.start + (col + m) * p->cols.stride;
+            e->at[e->pixels] = first - at + m;
+            e->offsets[e->pixels++] = ((sample * p->dst_h + y) * p->dst_w + x) * p->dst_c;
         }
     }
+}
+
+static const uint16_t *weights_of(const job *j, int64_t panel, int side, int64_t chunk) {
+    return j->p->bf16 + ((side * j->panels + panel) * j->chunks + chunk) * (weight_bytes(j) / (int64_t)sizeof(uint16_t));
+}
+
+/* All positions of the task times one slice of the reduction of one panel of one side. */
+static void run_slice(shadow *s, int side, int64_t panel, int64_t chunk, const uint16_t *next) {
+    const frame *f = s->f;
+    const job *j = f->j;
+    const flrp_product *p = j->p;
+    const int64_t end = (f->samples - 1) * image(j) + (f->rows - 1) * j->cols.pitch + p->cols.count;
+    const int several = j->slice < j->chunks;
+    flrp_limb_block t = {.b = weights_of(j, panel, side, chunk), .taps = j->taps, .chunks = flrp_min(j->slice, j->chunks - chunk),
+                         .tap_count = p->rows.taps * p->cols.taps, .a_chunk = j->chunk_size, .a_limb = j->plane,
+                         .finite = f->special && p->limbs > 1, .limbs = p->limbs, .aside = in_shadow, .context = s};
+    const int64_t steps = t.chunks * t.tap_count, blocks = flrp_ceil_div(end, FLRP_LIMB_POSITIONS);
+    float *sums = f->sums;
+    s->soon = (const char *)next, s->soon_end = s->soon + t.chunks * weight_bytes(j);
+    s->step_bytes = steps ? flrp_ceil_div(t.chunks * weight_bytes(j), steps * blocks) : 0;
+    s->step_pixels = steps ? flrp_ceil_div(FLRP_LIMB_POSITIONS, steps) : 0;
+    for (int64_t at = 0; at < end; at = next_valid(f, at + FLRP_LIMB_POSITIONS)) {
+        const int64_t count = flrp_min(FLRP_LIMB_POSITIONS, end - at);
+        const int whole = chunk + t.chunks == j->chunks;
+        if (!steps) finish_some(s, FLRP_LIMB_POSITIONS);
+        s->now->pixels = s->fetched = 0;
+        if (whole) find_ends(f, side, panel, at, count, sums, s->now);
+        t.a = f->planes + chunk * j->chunk_size + at * FLRP_CHUNK;
+        j->limbs->block((int)count, &t, chunk > 0, sums);
+        if (whole) {
+            ends *free = s->last;
+            s->last = s->now, s->now = free;
+        }
+        if (several) sums += FLRP_LIMB_POSITIONS * FLRP_LIMB_OUTPUTS;
+    }
+}
+
+/* All positions of the task times panels [first, last) of both sides. */
+static void run_panels(const frame *f, int64_t first, int64_t last) {
+    const job *j = f->j;
+    shadow s = {.f = f, .last = &s.blocks[0], .now = &s.blocks[1]};
+    for (int64_t panel = first; panel < last; panel++)
+        for (int side = 0; side < j->p->sides; side++)
+            for (int64_t chunk = 0; chunk < j->chunks; chunk += j->slice) {
+                const int more = chunk + j->slice < j->chunks, sides = side + 1 < j->p->sides;
+                run_slice(&s, side, panel, chunk,
+                          more ? weights_of(j, panel, side, chunk + j->slice)
+                               : weights_of(j, sides ? panel : panel + 1 < last ? panel + 1 : first, sides, 0));
+            }
+    finish_some(&s, FLRP_LIMB_POSITIONS);
 }
 
 /* A thread's share of the tasks: block by block of the source, for one piece of the panels after the other. */
@@ -283,9 +350,7 @@ static void run_share(void *context, int64_t share, int thread) {
         f.samples = flrp_min(j->block_samples, j->samples - f.sample);
         f.rows = flrp_min(j->block_rows, j->p->rows.count - f.row);
         split_source(&f);
-        for (int64_t panel = j->panels * piece / j->panel_blocks; panel < j->panels * (piece + 1) / j->panel_blocks;
-             panel++)
-            for (int side = 0; side < j->p->sides; side++) run_panel(&f, side, panel);
+        run_panels(&f, j->panels * piece / j->panel_blocks, j->panels * (piece + 1) / j->panel_blocks);
     }
     j->limbs->stop();
 }
@@ -315,4 +380,19 @@ int flrp_limbs_run(int isa, int threads, const flrp_product *p, int64_t samples,
     free(scratch);
     free(j.taps);
     return scratch ? FLRP_OK : FLRP_NO_MEMORY;
+}
+
+static void tile_task(void *context, int64_t task, int thread) {
+    const job *j = context;
+    (void)task, (void)thread;
+    j->limbs->start();
+    j->limbs->tile_loop(j->slice);
+    j->limbs->stop();
+}
+
+int64_t flrp_tile_loop(int isa, int threads, int64_t iterations) {
+    job j = {.limbs = flrp_limb_kernels_of(isa), .slice = iterations};
+    if (!j.limbs) return 0;
+    flrp_parallel(threads, threads, 1e12, tile_task, &j);
+    return threads * iterations * 4 * (FLRP_LIMB_POSITIONS / 2) * (FLRP_LIMB_OUTPUTS / 2) * FLRP_CHUNK * 2;
 }

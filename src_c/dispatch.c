@@ -33,6 +33,8 @@ const flrp_limb_kernels *flrp_limb_kernels_of(int isa) {
 static int amx_is_allowed(void) { return 1; }
 #elif defined(FLRP_HAS_AMX)
 #define AMX_BITS (1u << 24 | 1u << 22) /* AMX-TILE, AMX-BF16 in EDX of leaf 7 */
+#define BW_BIT (1u << 30)              /* AVX512-BW in EBX of leaf 7 */
+#define BF16_BIT (1u << 5)             /* AVX512-BF16 in EAX of leaf 7, subleaf 1 */
 #define ARCH_REQ_XCOMP_PERM 0x1023
 #define XFEATURE_XTILEDATA 18
 
@@ -41,7 +43,8 @@ static int amx_is_allowed(void) {
     static int answer = -1;
     unsigned a, b, c, d;
     if (answer >= 0) return answer;
-    const int present = __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & AMX_BITS) == AMX_BITS;
+    const int present = __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & AMX_BITS) == AMX_BITS && (b & BW_BIT) &&
+                        __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & BF16_BIT);
     return answer = present && !syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA);
 }
 #else

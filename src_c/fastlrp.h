@@ -203,6 +203,7 @@ void flrp_copy_run(int threads, const flrp_copy *c, int64_t samples, int64_t fro
                    const float *x, const float *around, float *out);
 /* Multiply-adds in registers on every thread, for measuring the machine's limit; returns operations done. */
 int64_t flrp_fma_loop(int isa, int threads, int64_t iterations);
+int64_t flrp_tile_loop(int isa, int threads, int64_t iterations); /* the same on bf16 tiles; 0: it has none */
 int flrp_is_nonnegative(int64_t size, const float *x); /* false where any value is NaN */
 
 /* Programs (program.c): steps over slots. A slot holds one value of every sample, in memory that the caller hands

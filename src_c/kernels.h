@@ -115,8 +115,10 @@ typedef struct {
     const uint16_t *a, *b;
     const int64_t *taps;
     int64_t tap_count, chunks, a_chunk, a_limb;
-    int64_t finite; /* the limb of a that is limb 0 with 0 in place of NaN and infinities: 0 where it has none */
     int limbs;
+    int finite; /* whether a further limb of a is limb 0 with 0 in place of NaN and infinities, as it has some */
+    void (*aside)(void *context); /* called once a step: other work in the shadow of the tiles */
+    void *context;
 } flrp_limb_block;
 
 typedef struct {
@@ -127,6 +129,7 @@ typedef struct {
                  int64_t dst_chunk, int64_t dst_limb);
     /* acc: [FLRP_LIMB_POSITIONS][FLRP_LIMB_OUTPUTS], whatever the positions; more: add to what is there. */
     void (*block)(int positions, const flrp_limb_block *t, int more, float *acc);
+    void (*tile_loop)(int64_t iterations); /* 4 products of tiles an iteration, in registers */
 } flrp_limb_kernels;
 
 extern const flrp_kernels flrp_kernels_portable;

@@ -55,19 +55,45 @@ LIMB_INLINE uint32_t split_chunk(const int limbs, const float *x, uint16_t *dst,
     return most;
 }
 
+#ifdef __AVX512BF16__ /* all processors with tiles have it; not the emulation */
+LIMB_INLINE __m512 widened(__m256i limb) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(limb), 16));
+}
+
+/* The same by the processor's own rounding, which takes denormal numbers for 0 as tiles do. It would make large numbers
+ * infinite: left to the code above, as what is not finite is. */
+LIMB_INLINE uint32_t split_fast(const int limbs, const float *x, uint16_t *dst, int64_t dst_limb) {
+    const __m512i magnitude = _mm512_set1_epi32(0x7fffffff), largest = _mm512_set1_epi32(0x7f7f7fff);
+    __m512 low = _mm512_loadu_ps(x), high = _mm512_loadu_ps(x + FLRP_CHUNK / 2);
+    if (_mm512_cmpgt_epi32_mask(_mm512_and_epi32(_mm512_castps_si512(low), magnitude), largest) |
+        _mm512_cmpgt_epi32_mask(_mm512_and_epi32(_mm512_castps_si512(high), magnitude), largest))
+        return split_chunk(limbs, x, dst, dst_limb);
+    for (int limb = 0;; dst += dst_limb) {
+        const __m512i found = (__m512i)_mm512_cvtne2ps_pbh(high, low);
+        _mm512_storeu_si512(dst, found);
+        if (++limb == limbs) return 0;
+        low = _mm512_sub_ps(low, widened(_mm512_castsi512_si256(found)));
+        high = _mm512_sub_ps(high, widened(_mm512_extracti64x4_epi64(found, 1)));
+    }
+}
+#define SPLIT split_fast
+#else
+#define SPLIT split_chunk
+#endif
+
 LIMB_INLINE uint32_t split_pixels(const int limbs, int64_t pixels, int64_t channels, const float *x, int64_t step,
                                   uint16_t *dst, int64_t dst_chunk, int64_t dst_limb) {
     uint32_t most = 0, found;
     for (int64_t i = 0; i < pixels; i++, x += step, dst += FLRP_CHUNK) {
         int64_t c = 0;
         for (; c + FLRP_CHUNK <= channels; c += FLRP_CHUNK) {
-            found = split_chunk(limbs, x + c, dst + c / FLRP_CHUNK * dst_chunk, dst_limb);
+            found = SPLIT(limbs, x + c, dst + c / FLRP_CHUNK * dst_chunk, dst_limb);
             most = most > found ? most : found;
         }
         if (c < channels) {
             float rest[FLRP_CHUNK] = {0};
             memcpy(rest, x + c, (size_t)(channels - c) * sizeof(float));
-            found = split_chunk(limbs, rest, dst + c / FLRP_CHUNK * dst_chunk, dst_limb);
+            found = SPLIT(limbs, rest, dst + c / FLRP_CHUNK * dst_chunk, dst_limb);
             most = most > found ? most : found;
         }
     }
@@ -84,54 +110,50 @@ static int split(int limbs, int64_t pixels, int64_t channels, const float *x, in
 }
 
 /* Registers: sums 0 1 over 2 3 (positions x outputs), input 4 over 5, weights 6 7. */
-LIMB_INLINE void load_input(const int tiles, const uint16_t *a) {
+LIMB_INLINE void load(const int tiles, const uint16_t *a, const uint16_t *b) {
     _tile_loadd(4, a, TILE_BYTES);
-    if (tiles > 1) _tile_loadd(5, a + TILE_ROWS * FLRP_CHUNK, TILE_BYTES);
-}
-LIMB_INLINE void load_weights(const uint16_t *b) {
     _tile_loadd(6, b, TILE_BYTES);
     _tile_loadd(7, b + FLRP_LIMB_SIZE / 2, TILE_BYTES);
+    if (tiles > 1) _tile_loadd(5, a + TILE_ROWS * FLRP_CHUNK, TILE_BYTES);
 }
-LIMB_INLINE void multiply(const int tiles) {
+
+/* Products, and at once what the next ones need, each as soon as its register is free. NULL: it stays. */
+LIMB_INLINE void multiply(const int tiles, const uint16_t *a, const uint16_t *b) {
     _tile_dpbf16ps(0, 4, 6);
+    if (b && !a && tiles > 1) _tile_dpbf16ps(2, 5, 6);
+    if (b && !a) _tile_loadd(6, b, TILE_BYTES);
     _tile_dpbf16ps(1, 4, 7);
-    if (tiles > 1) _tile_dpbf16ps(2, 5, 6);
+    if (a) _tile_loadd(4, a, TILE_BYTES);
+    if ((a || !b) && tiles > 1) _tile_dpbf16ps(2, 5, 6);
+    if (a && b) _tile_loadd(6, b, TILE_BYTES);
     if (tiles > 1) _tile_dpbf16ps(3, 5, 7);
+    if (a && tiles > 1) _tile_loadd(5, a + TILE_ROWS * FLRP_CHUNK, TILE_BYTES);
+    if (b) _tile_loadd(7, b + FLRP_LIMB_SIZE / 2, TILE_BYTES);
 }
 
-/* One chunk of one tap. From one product to the next only one side changes its limb, so that half the loads stay. */
-LIMB_INLINE void limb_step(const int tiles, const int limbs, const flrp_limb_block *t, const uint16_t *a,
-                           const uint16_t *b) {
-    const uint16_t *const finite = a + t->finite * t->a_limb; /* infinity times a limb of 0 would be NaN */
+/* One chunk of one tap: the last limb of a and limb 0 of b are loaded already; then the next step's are. From one
+ * product to the next only one side changes its limb, so that half the loads stay. */
+LIMB_INLINE void limb_step(const int tiles, const int limbs, const int finite, int64_t a_limb, const uint16_t *a,
+                           const uint16_t *b, const uint16_t *next_a, const uint16_t *next_b) {
+    const uint16_t *const high = finite ? a + limbs * a_limb : a; /* infinity times a limb of 0 would be NaN */
     if (limbs == 3) {
-        load_input(tiles, a + 2 * t->a_limb);
-        load_weights(b);
-        multiply(tiles); /* lh */
-        load_input(tiles, a + t->a_limb);
-        multiply(tiles); /* mh */
-        load_weights(b + FLRP_LIMB_SIZE);
-        multiply(tiles); /* mm */
-        load_input(tiles, finite);
-        multiply(tiles); /* hm */
-        load_weights(b + 2 * FLRP_LIMB_SIZE);
-        multiply(tiles); /* hl */
+        multiply(tiles, a + a_limb, 0);              /* lh */
+        multiply(tiles, 0, b + FLRP_LIMB_SIZE);      /* mh */
+        multiply(tiles, high, 0);                    /* mm */
+        multiply(tiles, 0, b + 2 * FLRP_LIMB_SIZE);  /* hm */
+        multiply(tiles, finite ? a : 0, b);          /* hl */
     } else if (limbs == 2) {
-        load_input(tiles, a + t->a_limb);
-        load_weights(b);
-        multiply(tiles); /* mh */
-        load_input(tiles, finite);
-        load_weights(b + FLRP_LIMB_SIZE);
-        multiply(tiles); /* hm */
+        multiply(tiles, high, b + FLRP_LIMB_SIZE);   /* mh */
+        multiply(tiles, finite ? a : 0, b);          /* hm */
     }
-    if (limbs == 1 || t->finite) load_input(tiles, a);
-    load_weights(b);
-    multiply(tiles); /* hh */
+    multiply(tiles, next_a, next_b); /* hh */
 }
 
-LIMB_INLINE void limb_block(const int tiles, const int limbs, const flrp_limb_block *t, int more, float *acc) {
-    const int64_t row = FLRP_LIMB_OUTPUTS * sizeof(float);
+LIMB_INLINE void limb_block(const int tiles, const int limbs, const int finite, const flrp_limb_block *t, int more,
+                            float *acc) {
+    const int64_t row = FLRP_LIMB_OUTPUTS * sizeof(float), last = (limbs - 1) * t->a_limb;
     float *const right = acc + FLRP_LIMB_OUTPUTS / 2, *const below = acc + TILE_ROWS * FLRP_LIMB_OUTPUTS;
-    const uint16_t *b = t->b;
+    int64_t steps = t->chunks * t->tap_count, tap = 0;
     if (more) {
         _tile_loadd(0, acc, row);
         _tile_loadd(1, right, row);
@@ -143,9 +165,19 @@ LIMB_INLINE void limb_block(const int tiles, const int limbs, const flrp_limb_bl
         _tile_zero(2);
         _tile_zero(3);
     }
-    for (int64_t chunk = 0; chunk < t->chunks; chunk++)
-        for (int64_t tap = 0; tap < t->tap_count; tap++, b += limbs * FLRP_LIMB_SIZE)
-            limb_step(tiles, limbs, t, t->a + chunk * t->a_chunk + t->taps[tap], b);
+    const uint16_t *chunk = t->a, *a = steps ? chunk + t->taps[0] : 0, *b = t->b;
+    if (steps) load(tiles, a + last, b);
+    while (steps) {
+        const uint16_t *next_a = a, *next_b = b; /* after the last step nothing is needed: what is in L1 */
+        if (--steps) {
+            if (++tap == t->tap_count) tap = 0, chunk += t->a_chunk;
+            next_a = chunk + t->taps[tap];
+            next_b = b + limbs * FLRP_LIMB_SIZE;
+        }
+        limb_step(tiles, limbs, finite, t->a_limb, a, b, next_a + last, next_b);
+        t->aside(t->context);
+        a = next_a, b = next_b;
+    }
     _tile_stored(0, acc, row);
     _tile_stored(1, right, row);
     if (tiles > 1) _tile_stored(2, below, row);
@@ -153,15 +185,28 @@ LIMB_INLINE void limb_block(const int tiles, const int limbs, const flrp_limb_bl
 }
 
 static void block(int positions, const flrp_limb_block *t, int more, float *acc) {
-#define LIMBS(n) case n: if (positions > TILE_ROWS) limb_block(2, n, t, more, acc); else limb_block(1, n, t, more, acc); return;
-    switch (t->limbs) {
-        LIMBS(1)
-        LIMBS(2)
-        LIMBS(3)
+#define CASE(tiles, limbs, finite) \
+    case 8 * tiles + 2 * limbs + finite: limb_block(tiles, limbs, finite, t, more, acc); return;
+    switch (8 * (1 + (positions > TILE_ROWS)) + 2 * t->limbs + t->finite) {
+        CASE(1, 1, 0) CASE(1, 2, 0) CASE(1, 3, 0) CASE(1, 2, 1) CASE(1, 3, 1)
+        CASE(2, 1, 0) CASE(2, 2, 0) CASE(2, 3, 0) CASE(2, 2, 1) CASE(2, 3, 1)
     }
+#undef CASE
+}
+
+/* The machine's limit, to measure kernels against. */
+static void tile_loop(int64_t iterations) {
+    static const uint16_t zeros[FLRP_LIMB_SIZE] __attribute__((aligned(64)));
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    load(2, zeros, zeros);
+    for (int64_t n = 0; n < iterations; n++) multiply(2, 0, 0);
 }
 
 static void start(void) { _tile_loadconfig(&whole_tiles); }
 static void stop(void) { _tile_release(); }
 
-const flrp_limb_kernels LIMB_TABLE = {.start = start, .stop = stop, .split = split, .block = block};
+const flrp_limb_kernels LIMB_TABLE = {
+    .start = start, .stop = stop, .split = split, .block = block, .tile_loop = tile_loop};
