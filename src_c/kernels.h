@@ -106,29 +106,30 @@ typedef struct {
  * times 32 outputs one limb of weights: [16 outputs][pair][output][2], twice. */
 #define FLRP_CHUNK 32
 #define FLRP_LIMB_OUTPUTS 32
-#define FLRP_LIMB_POSITIONS 32 /* most in one block */
+#define FLRP_LIMB_ROWS 16 /* most positions in one tile; a block has two tiles, one where one is left */
 #define FLRP_LIMB_SIZE (FLRP_CHUNK * FLRP_LIMB_OUTPUTS)
 
-/* acc[m][n] = sum over chunks and taps of a[chunk * a_chunk + taps[tap] + limb * a_limb + m * FLRP_CHUNK + channel]
- * times b[chunk][tap][limb], over the products of limbs that count (body/limbs.h), in this order. */
+/* acc[tile][m][n] = sum over chunks and taps of a[tile * below + chunk * a_chunk + taps[tap] + limb * a_limb +
+ * m * FLRP_CHUNK + channel] times b[chunk][tap][limb], over the products of limbs that count (body/limbs.h), in this
+ * order. acc has room for FLRP_LIMB_ROWS positions a tile, whatever their number. */
 typedef struct {
     const uint16_t *a, *b;
     const int64_t *taps;
-    int64_t tap_count, chunks, a_chunk, a_limb;
-    int limbs;
+    int64_t below, tap_count, chunks, a_chunk, a_limb;
+    int tiles, limbs;
+    int more;   /* add to what is in acc */
     int finite; /* whether a further limb of a is limb 0 with 0 in place of NaN and infinities, as it has some */
     void (*aside)(void *context); /* called once a step: other work in the shadow of the tiles */
     void *context;
 } flrp_limb_block;
 
 typedef struct {
-    void (*start)(void), (*stop)(void); /* on each thread, around its blocks */
+    void (*start)(int rows), (*stop)(void); /* on each thread, around its blocks; rows: positions in a tile */
     /* Channels of pixels, `step` floats apart, to dst[chunk * dst_chunk + limb * dst_limb + pixel * FLRP_CHUNK + c],
      * the last chunk filled up with 0. Returns whether a value is NaN or infinite. */
     int (*split)(int limbs, int64_t pixels, int64_t channels, const float *x, int64_t step, uint16_t *dst,
                  int64_t dst_chunk, int64_t dst_limb);
-    /* acc: [FLRP_LIMB_POSITIONS][FLRP_LIMB_OUTPUTS], whatever the positions; more: add to what is there. */
-    void (*block)(int positions, const flrp_limb_block *t, int more, float *acc);
+    void (*block)(const flrp_limb_block *t, float *acc);
     void (*tile_loop)(int64_t iterations); /* 4 products of tiles an iteration, in registers */
 } flrp_limb_kernels;
 

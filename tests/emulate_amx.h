@@ -9,7 +9,7 @@
 #include <string.h>
 
 static _Thread_local uint16_t tile_registers[8][16][32];
-static _Thread_local uint8_t tile_palette; /* 0: tiles are not configured on this thread */
+static _Thread_local uint8_t tile_palette, tile_rows[8]; /* palette 0: tiles are not configured on this thread */
 
 #define EMULATED_TILE static inline __attribute__((always_inline))
 
@@ -22,8 +22,10 @@ static inline void _tile_loadconfig(const void *config) {
     const uint8_t *bytes = config;
     tile_palette = bytes[0];
     memset(tile_registers, 0, sizeof tile_registers);
-    for (int i = 0; i < 8; i++) /* whole tiles are all that is emulated */
-        if (bytes[16 + 2 * i] != 64 || bytes[17 + 2 * i] || bytes[48 + i] != 16) abort();
+    for (int i = 0; i < 8; i++) { /* whole rows are all that is emulated */
+        if (bytes[16 + 2 * i] != 64 || bytes[17 + 2 * i] || !bytes[48 + i] || bytes[48 + i] > 16) abort();
+        tile_rows[i] = bytes[48 + i];
+    }
 }
 static inline void _tile_release(void) { tile_palette = 0; }
 static inline void _tile_zero(int tile) {
@@ -32,11 +34,11 @@ static inline void _tile_zero(int tile) {
 }
 static inline void _tile_loadd(int tile, const void *base, int64_t stride) {
     need_tiles();
-    for (int row = 0; row < 16; row++) memcpy(tile_registers[tile][row], (const char *)base + row * stride, 64);
+    for (int row = 0; row < tile_rows[tile]; row++) memcpy(tile_registers[tile][row], (const char *)base + row * stride, 64);
 }
 static inline void _tile_stored(int tile, void *base, int64_t stride) {
     need_tiles();
-    for (int row = 0; row < 16; row++) memcpy((char *)base + row * stride, tile_registers[tile][row], 64);
+    for (int row = 0; row < tile_rows[tile]; row++) memcpy((char *)base + row * stride, tile_registers[tile][row], 64);
 }
 
 EMULATED_TILE float flushed(float x) {
@@ -52,9 +54,10 @@ EMULATED_TILE float bf16_value(uint16_t x) {
 static void _tile_dpbf16ps(int out, int a, int b) {
     float x, y[2][16][16], sums[2][16], old[16]; /* y, sums: of even elements, of odd ones */
     need_tiles();
+    if (tile_rows[out] != tile_rows[a] || tile_rows[b] != 16) abort();
     for (int k = 0; k < 16; k++)
         for (int n = 0; n < 32; n++) y[n % 2][k][n / 2] = bf16_value(tile_registers[b][k][n]);
-    for (int row = 0; row < 16; row++) {
+    for (int row = 0; row < tile_rows[a]; row++) {
         memset(sums, 0, sizeof sums);
         for (int k = 0; k < 32; k++) {
             x = bf16_value(tile_registers[a][row][k]);

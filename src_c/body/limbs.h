@@ -110,15 +110,15 @@ static int split(int limbs, int64_t pixels, int64_t channels, const float *x, in
 }
 
 /* Registers: sums 0 1 over 2 3 (positions x outputs), input 4 over 5, weights 6 7. */
-LIMB_INLINE void load(const int tiles, const uint16_t *a, const uint16_t *b) {
+LIMB_INLINE void load(const int tiles, const uint16_t *a, int64_t below, const uint16_t *b) {
     _tile_loadd(4, a, TILE_BYTES);
     _tile_loadd(6, b, TILE_BYTES);
     _tile_loadd(7, b + FLRP_LIMB_SIZE / 2, TILE_BYTES);
-    if (tiles > 1) _tile_loadd(5, a + TILE_ROWS * FLRP_CHUNK, TILE_BYTES);
+    if (tiles > 1) _tile_loadd(5, a + below, TILE_BYTES);
 }
 
 /* Products, and at once what the next ones need, each as soon as its register is free. NULL: it stays. */
-LIMB_INLINE void multiply(const int tiles, const uint16_t *a, const uint16_t *b) {
+LIMB_INLINE void multiply(const int tiles, const uint16_t *a, int64_t below, const uint16_t *b) {
     _tile_dpbf16ps(0, 4, 6);
     if (b && !a && tiles > 1) _tile_dpbf16ps(2, 5, 6);
     if (b && !a) _tile_loadd(6, b, TILE_BYTES);
@@ -127,34 +127,34 @@ LIMB_INLINE void multiply(const int tiles, const uint16_t *a, const uint16_t *b)
     if ((a || !b) && tiles > 1) _tile_dpbf16ps(2, 5, 6);
     if (a && b) _tile_loadd(6, b, TILE_BYTES);
     if (tiles > 1) _tile_dpbf16ps(3, 5, 7);
-    if (a && tiles > 1) _tile_loadd(5, a + TILE_ROWS * FLRP_CHUNK, TILE_BYTES);
+    if (a && tiles > 1) _tile_loadd(5, a + below, TILE_BYTES);
     if (b) _tile_loadd(7, b + FLRP_LIMB_SIZE / 2, TILE_BYTES);
 }
 
 /* One chunk of one tap: the last limb of a and limb 0 of b are loaded already; then the next step's are. From one
  * product to the next only one side changes its limb, so that half the loads stay. */
-LIMB_INLINE void limb_step(const int tiles, const int limbs, const int finite, int64_t a_limb, const uint16_t *a,
-                           const uint16_t *b, const uint16_t *next_a, const uint16_t *next_b) {
-    const uint16_t *const high = finite ? a + limbs * a_limb : a; /* infinity times a limb of 0 would be NaN */
+LIMB_INLINE void limb_step(const int tiles, const int limbs, const int finite, const flrp_limb_block *t,
+                           const uint16_t *a, const uint16_t *b, const uint16_t *next_a, const uint16_t *next_b) {
+    const uint16_t *const high = finite ? a + limbs * t->a_limb : a; /* infinity times a limb of 0 would be NaN */
+    const int64_t below = t->below;
     if (limbs == 3) {
-        multiply(tiles, a + a_limb, 0);              /* lh */
-        multiply(tiles, 0, b + FLRP_LIMB_SIZE);      /* mh */
-        multiply(tiles, high, 0);                    /* mm */
-        multiply(tiles, 0, b + 2 * FLRP_LIMB_SIZE);  /* hm */
-        multiply(tiles, finite ? a : 0, b);          /* hl */
+        multiply(tiles, a + t->a_limb, below, 0);              /* lh */
+        multiply(tiles, 0, below, b + FLRP_LIMB_SIZE);      /* mh */
+        multiply(tiles, high, below, 0);                    /* mm */
+        multiply(tiles, 0, below, b + 2 * FLRP_LIMB_SIZE);  /* hm */
+        multiply(tiles, finite ? a : 0, below, b);          /* hl */
     } else if (limbs == 2) {
-        multiply(tiles, high, b + FLRP_LIMB_SIZE);   /* mh */
-        multiply(tiles, finite ? a : 0, b);          /* hm */
+        multiply(tiles, high, below, b + FLRP_LIMB_SIZE);   /* mh */
+        multiply(tiles, finite ? a : 0, below, b);          /* hm */
     }
-    multiply(tiles, next_a, next_b); /* hh */
+    multiply(tiles, next_a, below, next_b); /* hh */
 }
 
-LIMB_INLINE void limb_block(const int tiles, const int limbs, const int finite, const flrp_limb_block *t, int more,
-                            float *acc) {
+LIMB_INLINE void limb_block(const int tiles, const int limbs, const int finite, const flrp_limb_block *t, float *acc) {
     const int64_t row = FLRP_LIMB_OUTPUTS * sizeof(float), last = (limbs - 1) * t->a_limb;
     float *const right = acc + FLRP_LIMB_OUTPUTS / 2, *const below = acc + TILE_ROWS * FLRP_LIMB_OUTPUTS;
     int64_t steps = t->chunks * t->tap_count, tap = 0;
-    if (more) {
+    if (t->more) {
         _tile_loadd(0, acc, row);
         _tile_loadd(1, right, row);
         if (tiles > 1) _tile_loadd(2, below, row);
@@ -166,7 +166,7 @@ LIMB_INLINE void limb_block(const int tiles, const int limbs, const int finite, 
         _tile_zero(3);
     }
     const uint16_t *chunk = t->a, *a = steps ? chunk + t->taps[0] : 0, *b = t->b;
-    if (steps) load(tiles, a + last, b);
+    if (steps) load(tiles, a + last, t->below, b);
     while (steps) {
         const uint16_t *next_a = a, *next_b = b; /* after the last step nothing is needed: what is in L1 */
         if (--steps) {
@@ -174,7 +174,7 @@ LIMB_INLINE void limb_block(const int tiles, const int limbs, const int finite, 
             next_a = chunk + t->taps[tap];
             next_b = b + limbs * FLRP_LIMB_SIZE;
         }
-        limb_step(tiles, limbs, finite, t->a_limb, a, b, next_a + last, next_b);
+        limb_step(tiles, limbs, finite, t, a, b, next_a + last, next_b);
         t->aside(t->context);
         a = next_a, b = next_b;
     }
@@ -184,29 +184,40 @@ LIMB_INLINE void limb_block(const int tiles, const int limbs, const int finite, 
     if (tiles > 1) _tile_stored(3, below + FLRP_LIMB_OUTPUTS / 2, row);
 }
 
-static void block(int positions, const flrp_limb_block *t, int more, float *acc) {
+static void block(const flrp_limb_block *t, float *acc) {
 #define CASE(tiles, limbs, finite) \
-    case 8 * tiles + 2 * limbs + finite: limb_block(tiles, limbs, finite, t, more, acc); return;
-    switch (8 * (1 + (positions > TILE_ROWS)) + 2 * t->limbs + t->finite) {
+    case 8 * tiles + 2 * limbs + finite: limb_block(tiles, limbs, finite, t, acc); return;
+    switch (8 * t->tiles + 2 * t->limbs + t->finite) {
         CASE(1, 1, 0) CASE(1, 2, 0) CASE(1, 3, 0) CASE(1, 2, 1) CASE(1, 3, 1)
         CASE(2, 1, 0) CASE(2, 2, 0) CASE(2, 3, 0) CASE(2, 2, 1) CASE(2, 3, 1)
     }
 #undef CASE
 }
 
-/* The machine's limit, to measure kernels against. */
+/* Sums and input have so many rows, weights all. */
+static void start(int rows) {
+    tile_shapes shapes = whole_tiles;
+    for (int tile = 0; tile < 6; tile++) shapes.rows[tile] = (uint8_t)rows;
+    __asm__ volatile("" : : "r"(&shapes) : "memory"); /* GCC's intrinsic does not say that it reads them */
+    _tile_loadconfig(&shapes);
+}
+static void stop(void) { _tile_release(); }
+
+/* The machine's limit, to measure kernels against: numbers with as many bits as others, since zeros need less power. */
 static void tile_loop(int64_t iterations) {
-    static const uint16_t zeros[FLRP_LIMB_SIZE] __attribute__((aligned(64)));
+    uint16_t a[FLRP_LIMB_SIZE], b[FLRP_LIMB_SIZE];
+    for (int i = 0; i < FLRP_LIMB_SIZE; i++) {
+        a[i] = (uint16_t)(0x3f00 + i * 37 % 128 + (i * 11 % 2 << 15));
+        b[i] = (uint16_t)(0x3f00 + i * 53 % 128 + (i * 7 % 3 % 2 << 15));
+    }
+    __asm__ volatile("" : : "r"(a), "r"(b) : "memory");
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
-    load(2, zeros, zeros);
-    for (int64_t n = 0; n < iterations; n++) multiply(2, 0, 0);
+    load(2, a, FLRP_LIMB_SIZE / 2, b);
+    for (int64_t n = 0; n < iterations; n++) multiply(2, 0, 0, 0);
 }
-
-static void start(void) { _tile_loadconfig(&whole_tiles); }
-static void stop(void) { _tile_release(); }
 
 const flrp_limb_kernels LIMB_TABLE = {
     .start = start, .stop = stop, .split = split, .block = block, .tile_loop = tile_loop};

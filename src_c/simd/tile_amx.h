@@ -21,8 +21,8 @@ typedef struct {
     uint8_t rows[16];
 } tile_shapes;
 
-/* All eight registers whole. Constant memory: GCC's intrinsic does not say that it reads all 64 bytes. */
-static const tile_shapes whole_tiles __attribute__((aligned(64))) = {
+/* All eight registers whole. */
+static const tile_shapes whole_tiles = {
     .palette = 1,
     .row_bytes = {TILE_BYTES, TILE_BYTES, TILE_BYTES, TILE_BYTES, TILE_BYTES, TILE_BYTES, TILE_BYTES, TILE_BYTES},
     .rows = {TILE_ROWS, TILE_ROWS, TILE_ROWS, TILE_ROWS, TILE_ROWS, TILE_ROWS, TILE_ROWS, TILE_ROWS},

@@ -1,0 +1,61 @@
+/* The source of a product on tiles: split into limbs, in planes (planes.c). Private to src_c. */
+#ifndef FLRP_PLANES_H
+#define FLRP_PLANES_H
+
+#include "kernels.h"
+
+/* How one axis lies in the planes. Source elements with the same remainder by the step are neighbours in a plane of
+ * their own: element i of the plane is source element (lead + i) * step + remainder. */
+typedef struct {
+    const flrp_axis *axis;
+    int64_t size;        /* of the source */
+    int64_t planes;      /* remainders that occur among the taps */
+    int64_t lead, reach; /* least quotient of a tap's offset by the step, and from there to the largest */
+    int64_t pitch;       /* elements from the start of one line (of positions) or sample (of lines) to the next */
+    int64_t *remainder;  /* of each plane */
+} flrp_layout;
+
+typedef struct {
+    const flrp_kernels *kernels;
+    const flrp_limb_kernels *limbs;
+    const flrp_product *p;
+    const flrp_operand *operands;
+    flrp_layout rows, cols;
+    int64_t image;               /* positions from one sample to the next */
+    int64_t chunks, part_chunks; /* part_chunks: of one operand */
+    int64_t plane, chunk_size;   /* elements from one limb, and one chunk, to the next */
+    int64_t *taps;               /* offset of each tap in the planes */
+    int64_t *numbers;            /* what is to be freed */
+} flrp_planes;
+
+/* One line of one operand in one plane, with the zeros around it. */
+typedef struct {
+    const flrp_operand *operand;
+    const float *x, *bound;      /* of the first pixel that has data */
+    uint16_t *dst;               /* of position 0 */
+    int64_t first, last, length; /* positions with data, and all */
+} flrp_line;
+
+/* A task's source on its way into the planes: `samples` from `sample` on, `rows` of the grid from `row` on. */
+typedef struct {
+    const flrp_planes *in;
+    uint16_t *data;
+    float *read; /* pixels of one operand as they are read: a line's */
+    int64_t sample, samples, row, rows;
+    int64_t done, pixel; /* lines that are in the planes, and pixels of the next one; 0: it is not begun */
+    flrp_line line;      /* the one that is begun */
+    int special;                /* whether the source has NaN or infinities */
+} flrp_splitting;
+
+/* Layout alone, without sizes of a task; FLRP_OK or FLRP_NO_MEMORY. */
+int flrp_planes_init(flrp_planes *l, const flrp_kernels *kernels, const flrp_limb_kernels *limbs,
+                     const flrp_product *p, const flrp_operand *operands);
+/* For tasks of so many samples and rows; returns bytes. */
+int64_t flrp_planes_fit(flrp_planes *l, int64_t samples, int64_t rows);
+static inline int64_t flrp_planes_count(const flrp_planes *l) { return l->rows.planes * l->cols.planes; }
+/* Pixels and zeros to go, about. */
+int64_t flrp_split_size(const flrp_splitting *s);
+/* About so many pixels more; whether the task's source is whole. */
+int flrp_split_some(flrp_splitting *s, int64_t pixels);
+
+#endif
