@@ -66,9 +66,12 @@ def forget_peak() -> None:
 
 def machine() -> dict[str, Any]:
     """What the figures were measured on, and with."""
+    threads, runs = fastlrp.get_num_threads(), 50  # a second for a peak: rows use the first
+    tiles = bench.tile_peak(threads, runs)
     return {"cpu": bench.processor(), "system": platform.system(), "python": platform.python_version(),
             "fastlrp": fastlrp.__version__, **fastlrp.cpu_info(),
-            "fma_peak_gflops": round(bench.fma_peak(fastlrp.get_num_threads(), 50) / 1e9, 1),  # a second: rows use it
+            "fma_peak_gflops": round(bench.fma_peak(threads, runs) / 1e9, 1),
+            **({"amx_peak_gflops": round(tiles / 1e9, 1)} if tiles else {}),
             "peers": {name: importlib.metadata.version(name) for name in PEERS if installed(name)}}
 
 

@@ -6,6 +6,7 @@
     python bench/peers.py --json FILE     also write the figures
     python bench/peers.py --from FILE     nothing is measured: the figures of an earlier run
     python bench/peers.py --readme        also put the tables into README.md
+    python bench/peers.py --also FILE ... below them, what earlier runs reached, as under another FASTLRP_ISA
     python bench/peers.py --plots         also draw docs/speed.png and docs/batches.png
 
 Peers that are not installed are left out. Medians of runs in turn; what was best stands in brackets.
@@ -16,7 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -67,16 +68,28 @@ def tables(found: list[Any]) -> str:
     return "\n\n".join(rows.table(some) for some in by_kind(found).values() if some)
 
 
-def readme_text(found: list[Any], about: dict[str, Any]) -> str:
-    """Times, threads and memory in full, kernels in a sentence, and the plots."""
+def place(about: dict[str, Any]) -> str:
+    """What figures were measured on."""
+    tiles = f", AMX peak {about['amx_peak_gflops']} GFLOP/s" if "amx_peak_gflops" in about else ""
+    return (f"{about['cpu']}, {about['isa']}, {about['threads']} threads, FMA peak {about['fma_peak_gflops']} GFLOP/s"
+            f"{tiles}")
+
+
+def goals(path: Path) -> str:
+    """Of an earlier run, a line about the machine and a table of what was asked of it."""
+    about, found = read(path)
+    return f"{place(about)}:\n\n{rows.goals_table(found)}"
+
+
+def readme_text(found: list[Any], about: dict[str, Any], also: Sequence[str] = ()) -> str:
+    """Times, threads and memory in full, kernels in a sentence, the goals of other runs, and the plots."""
     kinds = by_kind(found)
     peers = ", ".join(f"{name} {version}" for name, version in about["peers"].items())
-    where = (f"{about['cpu']}, {about['isa']}, {about['threads']} threads, FMA peak {about['fma_peak_gflops']} GFLOP/s"
-             f"; {peers}. Milliseconds an image, medians (best in brackets) of runs in turn.")
+    where = f"{place(about)}; {peers}. Milliseconds an image, medians (best in brackets) of runs in turn."
     plots = [f"![{text}](docs/{name})" for name, text in (("speed.png", "Time per image beside the peers"),
              ("batches.png", "Time and memory against batch size")) if (ROOT / "docs" / name).exists()]
     parts = [rows.table(kinds["times"]) if kinds["times"] else "", f"{where} {rows.kernel_summary(kinds['kernels'])}",
-             rows.table(kinds["scale"]) if kinds["scale"] else "", "\n".join(plots)]
+             rows.table(kinds["scale"]) if kinds["scale"] else "", *also, "\n".join(plots)]
     return "\n\n".join(part.strip() for part in parts if part)
 
 
@@ -93,8 +106,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--from", dest="source", type=Path, help="take the figures from this file")
     parser.add_argument("--readme", action="store_true", help="put the tables into README.md")
+    parser.add_argument("--also", type=Path, nargs="+", default=[], metavar="FILE",
+                        help="also show the goals of these files' runs")
     parser.add_argument("--plots", action="store_true", help="draw the plots into docs/")
     options = parser.parse_args()
+    also = [goals(path) for path in options.also]
     if options.source:
         about, found = read(options.source)
     else:
@@ -102,7 +118,7 @@ def main() -> None:
         print(", ".join(f"{key}: {value}" for key, value in about.items()))
         setting = rows.Setting(about["isa"], about["fma_peak_gflops"] * 1e9, options.size)
         found = list(measured(setting, options.only))
-    print("\n" + tables(found))
+    print("\n" + "\n\n".join([tables(found), *also]))
     if options.json:
         harness.write_json(options.json, {"machine": about, **{name: [asdict(row) for row in some]
                                                                for name, some in by_kind(found).items()}})
@@ -110,7 +126,7 @@ def main() -> None:
         import plots
         plots.draw(found, about, ROOT / "docs")
     if options.readme:
-        update_readme(ROOT / "README.md", readme_text(found, about))
+        update_readme(ROOT / "README.md", readme_text(found, about, also))
 
 
 if __name__ == "__main__":

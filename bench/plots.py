@@ -8,9 +8,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
-from rows import Row, ScaleRow, number
+from rows import FORWARD, Row, ScaleRow, number
 
-OWN, PEERS = "#0072b2", {"PyTorch": "#999999", "zennit": "#d55e00"}  # told apart by any eye
+OWN = "#0072b2"  # colours that any eye tells apart
+PEERS = {"PyTorch": "#999999", FORWARD: "#000000", "zennit": "#d55e00", "zennit bf16": "#e69f00"}
 LINES = ("o-", "s--", "^:")
 
 

@@ -10,14 +10,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fastlrp.bench import CHOSEN, Variant
+
 ANY = "any"  # instruction set
 
-# How many times faster than the fastest peer: (work, batch) to instruction set to factor.
+# How many times faster than a peer that does the same, at its fastest: (work, batch) to instruction set to factor.
 FASTER: dict[tuple[str, int], dict[str, float]] = {
     ("VGG-16 forward", 4): {"amx": 1.5, "avx512": 1.0},
     ("VGG-16 EpsilonPlusFlat", 1): {"amx": 4.5},
     ("VGG-16 EpsilonPlusFlat", 4): {"amx": 6.0, "avx512": 4.0},
     ("VGG-16 EpsilonPlusFlat", 16): {"amx": 6.0},
+    ("VGG-16 EpsilonPlusFlat, high", 4): {"amx": 10.0},
+    ("VGG-16 EpsilonPlusFlat, medium", 4): {"amx": 4.0},
     ("VGG-16 EpsilonGammaBox", 4): {"amx": 10.0},
     ("VGG-16 EpsilonAlpha2Beta1Flat", 4): {"amx": 7.0},
     ("ResNet-50 forward", 4): {ANY: 0.9},
@@ -32,9 +36,15 @@ FASTER: dict[tuple[str, int], dict[str, float]] = {
     ("LeNet training", 50): {ANY: 2.0},
     ("LeNet training", 128): {ANY: 2.0},
 }
+FORWARD = "PyTorch forward"  # beside an explanation: a peer that does less, so that no goal is for it
 # 3×3 kernels from WIDE channels on: GFLOP/s over the FMA peak of the same run.
 WIDE = 64
-OF_PEAK: dict[str, float] = {"amx": 1.3, "avx512": 0.7, "avx2": 0.7}
+OF_PEAK: dict[Variant, dict[str, float]] = {
+    CHOSEN: {"amx": 1.3},
+    Variant("high"): {"amx": 2.5},
+    Variant("medium"): {"amx": 5.0},
+    Variant(direct=True): {"avx512": 0.7, "avx2": 0.7},
+}
 
 
 @dataclass(frozen=True)
@@ -61,6 +71,16 @@ class Job:
 
 def goal(figures: dict[str, float], isa: str) -> float | None:
     return figures.get(isa, figures.get(ANY))
+
+
+def variants(isa: str) -> list[Variant]:
+    """Of a wide kernel, those that are measured: what networks get, and what there is a goal for."""
+    return [variant for variant, figures in OF_PEAK.items() if variant == CHOSEN or goal(figures, isa) is not None]
+
+
+def at_precision(work: str, precision: str) -> str:
+    """The name of some work at a precision: that of networks which are asked for nothing is not said."""
+    return work if precision == CHOSEN.precision else f"{work}, {precision}"
 
 
 def number(value: float | None) -> str:
@@ -91,12 +111,19 @@ class Row:
     ratio: float | None = None  # of medians: how many times faster fastlrp is
     at_least: float | None = None  # of the ratio
     reached: bool | None = None
+    precision: str = CHOSEN.precision
+
+    @property
+    def goal(self) -> str:
+        return verdict(f"{self.at_least:g}" if self.at_least else "", self.reached)
 
     def cells(self) -> list[Any]:
         return [self.work, self.batch, f"{number(self.ms)} ({number(self.best_ms)})", self.peer,
-                f"{number(self.peer_ms)} ({number(self.peer_best_ms)})", number(self.ratio),
-                verdict(f"{self.at_least:g}" if self.at_least else "", self.reached), number(self.gflops),
-                f"{self.of_peak:.0%}"]
+                f"{number(self.peer_ms)} ({number(self.peer_best_ms)})", number(self.ratio), self.goal,
+                number(self.gflops), f"{self.of_peak:.0%}"]
+
+    def short(self) -> list[str]:
+        return [f"{self.work}, batch {self.batch}, beside {self.peer}", f"{number(self.ratio)} times faster", self.goal]
 
 
 @dataclass(frozen=True)
@@ -104,7 +131,7 @@ class KernelRow:
     """One product of one layer, at the median of its runs."""
 
     kernel: str
-    channels: int  # of its input
+    channels: int  # of its input or its output, the fewer
     batch: int
     direction: str
     gflops: float
@@ -113,11 +140,25 @@ class KernelRow:
     best_of_peak: float
     at_least: float | None = None  # of the FMA peak, at the median
     reached: bool | None = None
+    precision: str = CHOSEN.precision
+    direct: bool = False  # asked for: else the library chooses the algorithm
+
+    @property
+    def variant(self) -> str:
+        return Variant(self.precision, self.direct).name
+
+    @property
+    def goal(self) -> str:
+        return verdict(f"{self.at_least:.0%}" if self.at_least else "", self.reached)
 
     def cells(self) -> list[Any]:
-        return [self.kernel, self.batch, self.direction, f"{number(self.gflops)} ({number(self.best_gflops)})",
-                f"{self.of_peak:.0%} ({self.best_of_peak:.0%})",
-                verdict(f"{self.at_least:.0%}" if self.at_least else "", self.reached)]
+        return [self.kernel, self.batch, self.variant, self.direction,
+                f"{number(self.gflops)} ({number(self.best_gflops)})",
+                f"{self.of_peak:.0%} ({self.best_of_peak:.0%})", self.goal]
+
+    def short(self) -> list[str]:
+        return [f"{self.kernel}, batch {self.batch}, {self.variant}, {self.direction}",
+                f"{self.of_peak:.0%} of the FMA peak", self.goal]
 
 
 @dataclass(frozen=True)
@@ -133,33 +174,55 @@ class ScaleRow:
     at_least: str = ""
     reached: bool | None = None
 
+    @property
+    def goal(self) -> str:
+        return verdict(self.at_least, self.reached)
+
     def cells(self) -> list[Any]:
         there = f"{self.peer} {number(self.peer_value)}" if self.peer else ""
-        return [self.what, f"{number(self.value)} {self.unit}", there, verdict(self.at_least, self.reached)]
+        return [self.what, f"{number(self.value)} {self.unit}", there, self.goal]
+
+    def short(self) -> list[str]:
+        return [self.what, f"{number(self.value)} {self.unit}", self.goal]
 
 
 HEADS: dict[type, str] = {
     Row: "work | batch | fastlrp ms (best) | peer | peer ms (best) | times faster | at least | GFLOP/s | of FMA peak",
-    KernelRow: "kernel | batch | direction | GFLOP/s (best) | of FMA peak (best) | at least",
+    KernelRow: "kernel | batch | precision | direction | GFLOP/s (best) | of FMA peak (best) | at least",
     ScaleRow: "scale | fastlrp | peer | at least",
 }
 
 
 def line(row: Any) -> str:
-    return f"| {' | '.join(map(str, row.cells()))} |"
+    return _line(row.cells())
+
+
+def _line(cells: Iterable[Any]) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def table(rows: Sequence[Any]) -> str:
     """A Markdown table of rows of one kind."""
-    head = HEADS[type(rows[0])]
-    return "\n".join([f"| {head} |", "|" + "---|" * (head.count("|") + 1), *map(line, rows)])
+    return _table(HEADS[type(rows[0])], [row.cells() for row in rows])
+
+
+def goals_table(rows: Iterable[Any]) -> str:
+    """One of what was asked of rows of any kind."""
+    return _table("what | fastlrp | at least", [row.short() for row in rows if row.reached is not None])
+
+
+def _table(head: str, lines: Sequence[Sequence[Any]]) -> str:
+    return "\n".join([f"| {head} |", "|" + "---|" * (head.count("|") + 1), *map(_line, lines)])
 
 
 def kernel_summary(rows: Iterable[KernelRow]) -> str:
     """One sentence about the 3×3 kernels from WIDE channels on."""
     wide = [row for row in rows if row.kernel.startswith("3×3") and row.channels >= WIDE]
     spans = []
-    for direction in ("forward", "back"):
-        if shares := [row.of_peak for row in wide if row.direction == direction]:
-            spans.append(f"{min(shares):.0%} to {max(shares):.0%} {direction}")
-    return f"3×3 kernels of VGG-16, share of the FMA peak: {', '.join(spans)}." if spans else ""
+    for variant in dict.fromkeys(row.variant for row in wide):
+        sides = []
+        for direction in ("forward", "back"):
+            if shares := [row.of_peak for row in wide if (row.variant, row.direction) == (variant, direction)]:
+                sides.append(f"{min(shares):.0%} to {max(shares):.0%} {direction}")
+        spans.append(f"{variant}: {', '.join(sides)}")
+    return f"3×3 kernels of VGG-16, share of the FMA peak, {'; '.join(spans)}." if spans else ""

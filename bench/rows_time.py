@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -19,21 +19,27 @@ import rows
 from rows import Job, Row, Setting
 
 import fastlrp
-from fastlrp.bench import Timing
+from fastlrp import _kernels
+from fastlrp.bench import CHOSEN, Timing
 from fastlrp.composites import EpsilonPlusFlat
 
 FORMATS = ("default", "channels last")
 CHECKED = 4  # images whose results are compared, whatever batches are timed: no bit depends on the batch
 STEPS = 8  # of training in one call
 
-# Relative L2 of one image's values or map. Both sides are float32 and differ by rounding, some 1e-6; but where two
-# inputs of a max pool nearly tie, rounding decides which of them gets the relevance, and the two sides may decide
-# otherwise. A few of VGG-16's million and a half windows do: each moves one unit's relevance by a pixel, 1e-5 to 1e-3
-# of a map, and far more in the rare image in which a unit of the last pool flips. So networks with max pools are
-# judged by the median over images, with room for some flips in each of them. A wrong rule, bound, bias or order of
-# weights gives errors of 0.1 and more, in every image. The imported networks are judged so too: in fifty layers,
-# rounding grows (conformance.py compares them with double precision).
+# Relative L2 of one image's values or map. Both sides are float32, or near to it, and differ by rounding, some 1e-6
+# ("high": 1e-5); but where two inputs of a max pool nearly tie, rounding decides which of them gets the relevance, and
+# the two sides may decide otherwise. A few of VGG-16's million and a half windows do: each moves one unit's relevance
+# by a pixel, 1e-5 to 1e-3 of a map, and far more in the rare image in which a unit of the last pool flips. So networks
+# with max pools are judged by the median over images, with room for some flips in each of them. A wrong rule, bound,
+# bias or order of weights gives errors of 0.1 and more, in every image. The imported networks are judged so too: in
+# fifty layers, rounding grows (conformance.py compares them with double precision).
 CLOSE, CLOSE_WITH_TIES = 1e-4, 1e-2
+# At "medium", the median cosine similarity to zennit's maps in float32. Its maps in bfloat16 are no reference: they are
+# as far from these as fastlrp's, so that the difference of the two would have both errors and blame neither. Maps of
+# EpsilonPlusFlat are so smooth that another rule in one layer would pass: that the steps are the right ones is seen at
+# "highest", which takes the same.
+ALIKE = 0.99
 
 
 def check(own: np.ndarray, other: np.ndarray, what: str, ties: bool) -> None:
@@ -45,14 +51,56 @@ def check(own: np.ndarray, other: np.ndarray, what: str, ties: bool) -> None:
         raise SystemExit(f"{what}: results differ by {error:.2g} (relative L2, bound {bound:g}); nothing is timed")
 
 
+def check_alike(own: np.ndarray, other: np.ndarray, what: str) -> None:
+    """Stop where maps do not have the same direction, in the median over images."""
+    axes = tuple(range(1, own.ndim))
+    cosines = (own * other).sum(axes) / np.sqrt((own ** 2).sum(axes) * (other ** 2).sum(axes))
+    if not (cosine := np.median(cosines)) >= ALIKE:
+        raise SystemExit(f"{what}: cosine similarity is {cosine:.3g}, bound {ALIKE:g}; nothing is timed")
+
+
 def in_format(name: str, value: Any) -> Any:
     """A module or an (N, C, H, W) tensor in a memory format."""
     import torch
     return value.to(memory_format=torch.channels_last if name == "channels last" else torch.contiguous_format)
 
 
+@dataclass(frozen=True)
+class Peer:
+    """A peer's variant: what it runs on batches of one memory format and type."""
+
+    run: Callable[[Any], Any]
+    kind: str  # of FORMATS
+    dtype: str = "float32"
+
+    def takes(self, x: np.ndarray) -> Any:
+        """A batch as its tensor."""
+        import torch
+        return in_format(self.kind, models.channels_first(x)).to(getattr(torch, self.dtype))
+
+    def explain(self, x: np.ndarray) -> np.ndarray:
+        """The maps of a batch."""
+        return self.run(self.takes(x)).numpy().transpose(0, 2, 3, 1)
+
+
+def forward_peers(net: fastlrp.Network, name: str) -> dict[str, Peer]:
+    if not harness.installed("torch"):
+        return {}
+    return {f"{name}/{kind}": Peer(in_format(kind, models.torch_twin(net).requires_grad_(False)), kind)
+            for kind in FORMATS}
+
+
+def zennit_peers(net: fastlrp.Network, composite: str, dtype: str = "float32", name: str = "zennit") -> dict[str, Peer]:
+    if not harness.installed("zennit"):
+        return {}
+    import torch
+    return {f"{name}/{kind}": Peer(models.zennit_explainer(
+        in_format(kind, models.torch_twin(net).to(getattr(torch, dtype))), net, composite), kind, dtype)
+        for kind in FORMATS}
+
+
 def measure(setting: Setting, work: str, batch: int, own: Callable[[], Any], peers: Mapping[str, Callable[[], Any]],
-            operations: float, steps: int = 1) -> Iterator[Row]:
+            operations: float, steps: int = 1, precision: str = CHOSEN.precision) -> Iterator[Row]:
     """A row for each peer; variants of a peer are named "peer/variant". operations: of one image. A call takes
     `steps` batches."""
     times = harness.interleaved({"fastlrp": own, **peers}, f"{work}, batch {batch}")
@@ -63,49 +111,50 @@ def measure(setting: Setting, work: str, batch: int, own: Callable[[], Any], pee
     at_least, scale = rows.goal(rows.FASTER.get((work, batch), {}), setting.isa), 1e3 / (batch * steps)
     rate = operations * batch * steps / mine.median
     alone = Row(work, batch, mine.median * scale, mine.best * scale, rate / 1e9, rate / setting.peak,
-                at_least=at_least)
+                at_least=at_least, precision=precision)
     for peer, timing in best.items():
-        ratio = timing.median / mine.median
+        ratio, asked = timing.median / mine.median, None if peer == rows.FORWARD else at_least
         yield replace(alone, peer=peer, peer_ms=timing.median * scale, peer_best_ms=timing.best * scale, ratio=ratio,
-                      reached=None if at_least is None else ratio >= at_least)
+                      at_least=asked, reached=None if asked is None else ratio >= asked)
     if not best:
         yield alone
 
 
 def forward_rows(setting: Setting, name: str, batches: tuple[int, ...]) -> Iterator[Row]:
     net, work = models.network(name, setting.size), f"{models.title(name, setting.size)} forward"
-    modules: dict[str, Any] = {}
-    if harness.installed("torch"):
-        modules = {kind: in_format(kind, models.torch_twin(net).requires_grad_(False)) for kind in FORMATS}
-    x = models.images(CHECKED, net)
-    for kind, module in modules.items():
-        check(net.forward(x), module(in_format(kind, models.channels_first(x))).numpy(), work, False)
+    peers, x = forward_peers(net, "PyTorch"), models.images(CHECKED, net)
+    for peer in peers.values():
+        check(net.forward(x), peer.run(peer.takes(x)).numpy(), work, False)
     for batch in batches:
         x = models.images(batch, net)
-        peers = {f"PyTorch/{kind}": partial(module, in_format(kind, models.channels_first(x)))
-                 for kind, module in modules.items()}
-        yield from measure(setting, work, batch, partial(net.forward, x), peers, models.flops(net))
+        calls = {kind: partial(peer.run, peer.takes(x)) for kind, peer in peers.items()}
+        yield from measure(setting, work, batch, partial(net.forward, x), calls, models.flops(net))
 
 
-def explain_rows(setting: Setting, name: str, composite_name: str, batches: tuple[int, ...]) -> Iterator[Row]:
-    net, work = models.network(name, setting.size), f"{models.title(name, setting.size)} {composite_name}"
+def explain_rows(setting: Setting, name: str, composite_name: str, batches: tuple[int, ...],
+                 precision: str = CHOSEN.precision) -> Iterator[Row]:
+    """Beside zennit in float32, at "medium" in bfloat16; at "high" also beside what PyTorch's forward pass takes."""
+    net = models.network(name, setting.size)
+    work = rows.at_precision(f"{models.title(name, setting.size)} {composite_name}", precision)
     composite = models.COMPOSITES[composite_name](models.bound(net))
-    explainers: dict[str, Callable[[Any], Any]] = {}
-    if harness.installed("zennit"):
-        explainers = {kind: models.zennit_explainer(in_format(kind, models.torch_twin(net)), net, composite_name)
-                      for kind in FORMATS}
 
     def own(x: np.ndarray) -> np.ndarray:
-        return net.explain(x, composite=composite).relevance
-    x = models.images(CHECKED, net)
-    for kind, run in explainers.items():
-        found = run(in_format(kind, models.channels_first(x))).numpy().transpose(0, 2, 3, 1)
-        check(own(x), found, work, any(isinstance(layer, fastlrp.MaxPool2d) for layer in net.layers))
+        return net.explain(x, composite=composite, precision=precision).relevance
+    peers, x = zennit_peers(net, composite_name), models.images(CHECKED, net)
+    for peer in peers.values():
+        if precision == "medium":
+            check_alike(own(x), peer.explain(x), work)
+        else:
+            check(own(x), peer.explain(x), work, any(isinstance(layer, fastlrp.MaxPool2d) for layer in net.layers))
+    if precision == "medium":
+        peers = zennit_peers(net, composite_name, "bfloat16", "zennit bf16")
+    elif precision == "high":
+        peers |= forward_peers(net, rows.FORWARD)
     for batch in batches:
         x = models.images(batch, net)
-        peers = {f"zennit/{kind}": partial(run, in_format(kind, models.channels_first(x)))
-                 for kind, run in explainers.items()}
-        yield from measure(setting, work, batch, partial(own, x), peers, models.explanation_flops(net, composite))
+        calls = {kind: partial(peer.run, peer.takes(x)) for kind, peer in peers.items()}
+        yield from measure(setting, work, batch, partial(own, x), calls, models.explanation_flops(net, composite),
+                           precision=precision)
 
 
 def zoo_rows(setting: Setting, name: str, batch: int) -> Iterator[Row]:
@@ -171,6 +220,10 @@ def jobs(setting: Setting) -> list[Job]:
     for name, batches in {"EpsilonPlusFlat": (1, 4, 16), "EpsilonGammaBox": (4,),
                           "EpsilonAlpha2Beta1Flat": (4,)}.items():
         found.append(Job(f"{vgg} {name}", partial(explain_rows, setting, "VGG-16", name, batches)))
+    if _kernels.has_limbs():
+        found += [Job(rows.at_precision(f"{vgg} EpsilonPlusFlat", precision),
+                      partial(explain_rows, setting, "VGG-16", "EpsilonPlusFlat", (4,), precision))
+                  for precision in ("high", "medium")]
     if harness.installed("torch") and harness.installed("zennit"):
         found += [Job(models.title(name, setting.size), partial(zoo_rows, setting, name, 4)) for name in models.ZOO]
     for name in models.NETWORKS:

@@ -10,15 +10,15 @@ import math
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
-from . import _kernels
+from . import _kernels, packing
 from ._version import __version__
 from .composites import Composite, Uniform
 from .layers import AvgPool2d, Conv2d, Flatten, Layer, Linear, ReLU, WeightedLayer
@@ -27,7 +27,7 @@ from .ops import cpu_info, get_num_threads
 from .rules import AlphaBeta, ZBox
 from .shapes import as_size
 
-ITERATIONS = 1_000_000  # of the loop of multiply-adds in one call: about two milliseconds
+ITERATIONS, TILE_ITERATIONS = 1_000_000, 100_000  # of a peak's loop in one call: about two milliseconds
 LONG, FEW = 4.0, 3  # calls that take more seconds in turn than this are measured this often at most
 
 # (layer, shape of its input, batch): convolutions as in VGG-16, dense layers for one sample and for a batch, LeNet's
@@ -44,6 +44,22 @@ KERNELS: list[tuple[Layer, tuple[int, ...], int]] = [
     (Conv2d(100, 4), (4, 4, 25), 128),
 ]
 
+Name = TypeVar("Name")
+
+
+class Variant(NamedTuple):
+    """A way to compute a product: see `Network.explain` and `ops.Native.product`."""
+
+    precision: str = "highest"
+    direct: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.precision + ", direct" * self.direct
+
+
+CHOSEN = Variant()  # what networks get if nothing else is asked for
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -53,8 +69,8 @@ class Timing:
     best: float
 
 
-def interleaved(calls: Mapping[str, Callable[[], Any]], runs: int = 7, *, shortest: float = 0.02, pause: float = 0.0,
-                label: str = "") -> dict[str, Timing]:
+def interleaved(calls: Mapping[Name, Callable[[], Any]], runs: int = 7, *, shortest: float = 0.02, pause: float = 0.0,
+                label: str = "") -> dict[Name, Timing]:
     """Time several calls in turn, A B A B ..., so that a drifting machine treats them alike.
 
     Every call is made twice to warm up, once if that takes LONG. A measurement repeats a short call until `shortest`
@@ -77,7 +93,7 @@ def interleaved(calls: Mapping[str, Callable[[], Any]], runs: int = 7, *, shorte
         counts = {name: max(1, int(shortest / max(seconds, 1e-9))) for name, seconds in warm.items()}
         runs = min(runs, FEW) if sum(warm.values()) > LONG else runs
         bar.total = (runs + 1) * len(calls)
-        times: dict[str, list[float]] = {name: [] for name in calls}
+        times: dict[Name, list[float]] = {name: [] for name in calls}
         for _ in range(runs):
             for name, call in calls.items():
                 times[name].append(timed(call, counts[name]))
@@ -87,8 +103,17 @@ def interleaved(calls: Mapping[str, Callable[[], Any]], runs: int = 7, *, shorte
 
 def fma_peak(threads: int, runs: int = 7) -> float:
     """Multiply-adds in registers alone, in FLOP/s, on `threads` threads: what no kernel of this kind can pass."""
-    operations = _kernels.fma_loop(ITERATIONS, threads)
-    return operations / interleaved({"peak": lambda: _kernels.fma_loop(ITERATIONS, threads)}, runs)["peak"].best
+    return _peak(_kernels.fma_loop, ITERATIONS, threads, runs)
+
+
+def tile_peak(threads: int, runs: int = 7) -> float:
+    """The same of AMX's bf16 tiles; 0 where the instruction set in use has none."""
+    return _peak(_kernels.tile_loop, TILE_ITERATIONS, threads, runs) if _kernels.has_limbs() else 0.0
+
+
+def _peak(loop: Callable[[int, int], int], iterations: int, threads: int, runs: int) -> float:
+    operations = loop(iterations, threads)
+    return operations / interleaved({"peak": lambda: loop(iterations, threads)}, runs)["peak"].best
 
 
 def processor() -> str:
@@ -142,20 +167,22 @@ def describe(layer: WeightedLayer) -> str:
     return f"dense, {layer.in_shape[0]} → {layer.out}"
 
 
-def products(net: Network, n: int) -> dict[str, Callable[[], None]]:
+def products(net: Network, n: int, variant: Variant = CHOSEN) -> dict[str, Callable[[], None]]:
     """Calls of a one-layer network's product and product back for n samples, without anything around them."""
-    layer, rng = net.weighted[0], np.random.default_rng(0)
+    layer, rng, graph = net.weighted[0], np.random.default_rng(0), net.at(variant.precision)
     x, y = (rng.standard_normal((n, *shape), np.float32) for shape in (layer.in_shape, layer.out_shape))
     into_y, into_x = np.empty_like(y), np.empty_like(x)
 
     def forward(ops: Any, inputs: Mapping[Any, Any], classes: Any) -> dict[Any, Any]:
-        return {"out": layer.forward(ops, inputs["in"])[0]}
+        operands = [(inputs["in"], "plain", None)]
+        return {"out": ops.product(layer, ("w",), operands, bias=layer.bias, direct=variant.direct)}
 
     def back(ops: Any, inputs: Mapping[Any, Any], classes: Any) -> dict[Any, Any]:
-        return {"out": layer.backward(ops, inputs["in"], inputs["in"], None)}  # linear: any input will do
+        operands = [(inputs["in"], "plain", None)]
+        return {"out": ops.product_back(layer, operands, [(("w",), None)], direct=variant.direct)}
 
-    return {"forward": lambda: net.run(forward, "bench forward", {"in": x}, {"out": into_y}),
-            "back": lambda: net.run(back, "bench back", {"in": y}, {"out": into_x})}
+    return {"forward": lambda: graph.run(forward, ("bench forward", variant.direct), {"in": x}, {"out": into_y}),
+            "back": lambda: graph.run(back, ("bench back", variant.direct), {"in": y}, {"out": into_x})}
 
 
 @dataclass(frozen=True)
@@ -168,39 +195,59 @@ class Rate:
     best_of_peak: float
 
 
-def kernel_rates(net: Network, n: int, runs: int = 7, pause: float = 0.0) -> dict[str, Rate]:
+def kernel_rates(net: Network, n: int, runs: int = 7, pause: float = 0.0,
+                 variants: Sequence[Variant] = (CHOSEN,)) -> dict[tuple[Variant, str], Rate]:
     """Rates of "forward" and "back" of a one-layer network, in turn with the FMA peak on as many threads.
 
     The peak is the best of its runs: it is a limit, and a disturbed one would flatter the kernels.
     """
-    threads, layer = get_num_threads(), net.weighted[0]
-    times = interleaved({"peak": lambda: _kernels.fma_loop(ITERATIONS, threads), **products(net, n)}, runs,
-                        pause=pause, label=describe(layer))
-    limit, operations = _kernels.fma_loop(ITERATIONS, threads) / times.pop("peak").best, n * flops(layer)
-    rates = {name: (operations / t.median, operations / t.best) for name, t in times.items()}
-    return {name: Rate(median / 1e9, best / 1e9, median / limit, best / limit)
-            for name, (median, best) in rates.items()}
+    threads, layer, peak = get_num_threads(), net.weighted[0], (CHOSEN, "peak")
+    calls: dict[tuple[Variant, str], Callable[[], Any]] = {peak: lambda: _kernels.fma_loop(ITERATIONS, threads)}
+    for variant in variants:
+        calls |= {(variant, direction): call for direction, call in products(net, n, variant).items()}
+    times = interleaved(calls, runs, pause=pause, label=describe(layer))
+    limit, operations = _kernels.fma_loop(ITERATIONS, threads) / times.pop(peak).best, n * flops(layer)
+    rates = {key: (operations / t.median, operations / t.best) for key, t in times.items()}
+    return {key: Rate(median / 1e9, best / 1e9, median / limit, best / limit) for key, (median, best) in rates.items()}
 
 
 def run(runs: int = 7, say: Callable[[str], Any] = print) -> None:
-    """Measure and print: the machine, its peak, kernels by shape, a LeNet explanation. `runs`: of each measurement."""
+    """Measure and print: the machine, its peaks, kernels by shape, a LeNet explanation. `runs`: of each measurement."""
     runs, info = as_size(runs, "runs"), cpu_info()
     say(f"fastlrp {__version__} on {processor()}")
     say(f"instruction sets: {', '.join(info['available'])}; in use: {info['isa']}; threads: {info['threads']}")
-    peaks = {n: fma_peak(n, runs) for n in sorted({1, info["threads"]})}
-    say("FMA peak, GFLOP/s: " + ", ".join(f"{peak / 1e9:.1f} on {n} thread{'s' * (n > 1)}"
-                                          for n, peak in peaks.items()))
-    lines = [f"\n{'kernel':<26}{'batch':>6}{'forward':>18}{'back':>18}", " " * 32 + 2 * f"{'GFLOP/s  of peak':>18}"]
+    for name, peak in (("FMA", fma_peak), ("AMX", tile_peak)):
+        peaks = {n: peak(n, runs) for n in sorted({1, info["threads"]})}
+        if all(peaks.values()):
+            say(f"{name} peak, GFLOP/s: " + ", ".join(f"{found / 1e9:.1f} on {n} thread{'s' * (n > 1)}"
+                                                      for n, found in peaks.items()))
+    lower = [precision for precision in packing.LIMBS if precision != CHOSEN.precision] if _kernels.has_limbs() else []
+    lines = _heads(lower)
     with tqdm(total=len(KERNELS) + 2, desc="measuring", leave=False) as bar:
         for layer, shape, n in KERNELS:
-            net = alone(layer, shape)
-            columns = "".join(f"{r.gflops:>9.1f}{r.of_peak:>9.0%}" for r in kernel_rates(net, n, runs).values())
-            lines.append(f"{describe(net.weighted[0]):<26}{n:>6}{columns}")
+            lines.append(_kernel_line(alone(layer, shape), n, runs, lower))
             bar.update()
         for n in (1, 128):
             lines.append(f"LeNet explanation (zB, α1β0), batch {n}: {_lenet_seconds(n, runs) * 1e3:.3f} ms")
             bar.update()
     say("\n".join(lines))
+
+
+def _heads(lower: Sequence[str]) -> list[str]:
+    """Two lines above those of `_kernel_line`."""
+    over = "".join(f"{f'{precision}, of peak':>18}" for precision in lower)
+    return [f"\n{'kernel':<26}{'batch':>6}{'forward':>18}{'back':>18}{over}",
+            " " * 32 + 2 * f"{'GFLOP/s  of peak':>18}" + len(lower) * f"{'forward     back':>18}"]
+
+
+def _kernel_line(net: Network, n: int, runs: int, lower: Sequence[str]) -> str:
+    """Rates of a layer's products, and the shares of the FMA peak at lower precisions where tiles take them."""
+    layer, variants = net.weighted[0], [CHOSEN]
+    if isinstance(layer, Conv2d) and min(layer.in_shape[-1], layer.out) >= packing.LEAST_CHANNELS:
+        variants += map(Variant, lower)
+    columns = "".join(f"{rate.gflops:>9.1f}{rate.of_peak:>9.0%}" if variant == CHOSEN else f"{rate.of_peak:>9.0%}"
+                      for (variant, _), rate in kernel_rates(net, n, runs, variants=variants).items())
+    return f"{describe(layer):<26}{n:>6}{columns}"
 
 
 def _lenet_seconds(n: int, runs: int) -> float:

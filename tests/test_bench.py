@@ -11,22 +11,29 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import ISAS
 from tqdm import tqdm
 
 import fastlrp
-from fastlrp import bench, cli
-from fastlrp.ops import NATIVE
+from fastlrp import _kernels, bench, cli
+from fastlrp.bench import CHOSEN, Rate, Timing, Variant
+from fastlrp.ops import NATIVE, NATIVES, Native, native
 
 
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("isa", ISAS[-2:], indirect=True)
 def test_bench_prints_the_machine_and_every_kernel(capsys: pytest.CaptureFixture) -> None:
-    """A short run of `fastlrp bench`."""
+    """A short run of `fastlrp bench`: lower precisions and the tiles' peak where there are tiles."""
     assert cli.main(["bench", "--runs", "1"]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith(f"fastlrp {fastlrp.__version__} on ")
     assert f"in use: {fastlrp.cpu_info()['isa']}; threads: {fastlrp.get_num_threads()}" in printed
     assert float(re.search(r"FMA peak, GFLOP/s: ([\d.]+) on 1 thread", printed)[1]) > 0
-    rows = re.findall(r"^(?:\d×\d, .*|dense, .*?) +\d+( +\d+\.\d +\d+%){2}$", printed, re.M)
-    assert len(rows) == len(bench.KERNELS)
+    rows = re.findall(r"^(?:\d×\d, .*|dense, .*?) +\d+((?: +\d+\.\d +\d+%){2})((?: +\d+%)*)$", printed, re.M)
+    tiles = _kernels.has_limbs()
+    assert [lower.count("%") for _, lower in rows] == [4 * tiles] * 5 + [0] * (len(bench.KERNELS) - 5)
+    for text in ("AMX peak, GFLOP/s: ", "high, of peak", "medium, of peak"):
+        assert (text in printed) == tiles
     assert "3×3, 28×28, 256 → 512" in printed and "dense, 4096 → 4096" in printed
     for n in (1, 128):
         assert float(re.search(rf"LeNet explanation \(zB, α1β0\), batch {n}: ([\d.]+) ms", printed)[1]) > 0
@@ -85,8 +92,36 @@ def test_kernels_are_counted_and_named(layer: fastlrp.layers.WeightedLayer, shap
     net = bench.alone(layer, shape)
     assert bench.describe(net.weighted[0]) == text and bench.flops(net.weighted[0]) == operations
     rates = bench.kernel_rates(net, 2, runs=1)
-    assert set(rates) == {"forward", "back"}
+    assert set(rates) == {(CHOSEN, "forward"), (CHOSEN, "back")}
     assert all(0 < rate.gflops <= rate.best_gflops and 0 < rate.of_peak <= rate.best_of_peak for rate in rates.values())
+
+
+@pytest.mark.parametrize("variant", [CHOSEN, Variant("high"), Variant("medium"), Variant(direct=True)],
+                         ids=lambda variant: variant.name)
+def test_variants_are_what_is_timed(variant: Variant, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both products are asked for at their precision, and direct where that is wanted."""
+    asked = []
+
+    def spied(verb: str) -> Any:
+        packed = getattr(Native, verb)
+
+        def spy(ops: Native, layer: Any, weights: Any, direct: bool) -> Any:
+            asked.append((verb, ops.precision, direct))
+            return packed(ops, layer, weights, direct)
+        return spy
+
+    verbs = ("packed_product", "packed_product_back")
+    for verb in verbs:
+        monkeypatch.setattr(Native, verb, spied(verb))
+    net = bench.alone(fastlrp.Conv2d(32, 3, padding=1), (8, 8, 32))
+    assert set(bench.kernel_rates(net, 1, 1, variants=[variant])) == {(variant, "forward"), (variant, "back")}
+    assert asked == [(verb, native(variant.precision).precision, variant.direct) for verb in verbs]
+
+
+def test_tiles_have_a_peak(isa: str) -> None:
+    """None where the instruction set in use has no tiles."""
+    peak = bench.tile_peak(1, 1)
+    assert peak > bench.fma_peak(1, 1) if isa == "amx" else peak == 0
 
 
 def test_drawn_weights_keep_the_scale() -> None:
@@ -117,62 +152,204 @@ def scripts(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def measured_rows(rows: Any) -> list[Any]:
-    """One row with a peer and a goal, one without, and one of each other kind."""
+    """One row with a peer and a goal, one without, one beside another kind of peer, and of each other kind."""
     return [rows.Row("LeNet zB + α1β0", 128, 0.05, 0.04, 90.0, 0.5, "zennit", 1.0, 0.9, 20.0, 15.0, True),
             rows.Row("LeNet forward", 128, 0.05, 0.04, 90.0, 0.5),
-            rows.KernelRow("3×3, 28×28, 256 → 512", 256, 4, "back", 60.0, 62.0, 0.6, 0.62, 0.7, False),
+            rows.Row("VGG-16 EpsilonPlusFlat, high", 4, 60.0, 59.0, 1500.0, 3.4, rows.FORWARD, 100.0, 99.0, 1.7,
+                     precision="high"),
+            rows.KernelRow("3×3, 28×28, 256 → 512", 256, 4, "back", 60.0, 62.0, 0.6, 0.62, 0.7, False, direct=True),
+            rows.KernelRow("3×3, 28×28, 256 → 512", 256, 4, "forward", 90.0, 92.0, 0.9, 0.92),
             rows.ScaleRow("VGG-16 EpsilonPlusFlat, batch 16: peak memory", "MB", 1400.0, "zennit", 5600.0, 16,
                           "under 1.5 GB", True)]
 
 
+ABOUT = {"cpu": "a processor", "isa": "avx2", "threads": 2, "fma_peak_gflops": 180.0, "peers": {"zennit": "0.5"}}
+
+
 def test_tables_say_what_was_reached(scripts: Any) -> None:
-    """Goals by instruction set; figures with three digits; a dash where there is no peer."""
+    """Figures with three digits; a dash where there is no peer."""
     rows = scripts("rows")
     found = [rows.line(row) for row in measured_rows(rows)]
     assert "| 0.0500 (0.0400) | zennit | 1.00 (0.900) | 20.0 | 15: reached |" in found[0]
     assert "| – | – (–) | – |  |" in found[1]
-    assert "| 60% (62%) | 70%: missed |" in found[2]
-    assert "| 1400 MB | zennit 5600 | under 1.5 GB: reached |" in found[3]
-    assert [rows.goal(rows.FASTER["VGG-16 forward", 4], isa) for isa in ("amx", "avx512", "avx2")] == [1.5, 1.0, None]
-    assert rows.goal(rows.FASTER["LeNet training", 50], "avx2") == 2.0
+    assert "| highest, direct | back | 60.0 (62.0) | 60% (62%) | 70%: missed |" in found[3]
+    assert "| highest | forward | 90.0 (92.0) | 90% (92%) |  |" in found[4]
+    assert "| 1400 MB | zennit 5600 | under 1.5 GB: reached |" in found[5]
+
+
+def test_goals_are_those_of_the_instruction_set(scripts: Any) -> None:
+    """By work, batch and precision; some are for any instruction set."""
+    rows = scripts("rows")
+    works: dict[tuple[str, int], list[float | None]] = {
+        ("VGG-16 forward", 4): [1.5, 1.0, None], ("VGG-16 EpsilonPlusFlat", 1): [4.5, None, None],
+        ("VGG-16 EpsilonPlusFlat", 4): [6.0, 4.0, None], ("VGG-16 EpsilonPlusFlat", 16): [6.0, None, None],
+        ("VGG-16 EpsilonPlusFlat, high", 4): [10.0, None, None],
+        ("VGG-16 EpsilonPlusFlat, medium", 4): [4.0, None, None], ("VGG-16 EpsilonGammaBox", 4): [10.0, None, None],
+        ("VGG-16 EpsilonAlpha2Beta1Flat", 4): [7.0, None, None], ("LeNet training", 50): [2.0, 2.0, 2.0]}
+    for work, goals in works.items():
+        assert [rows.goal(rows.FASTER[work], isa) for isa in ("amx", "avx512", "avx2")] == goals, work
+
+
+@pytest.mark.parametrize(("isa", "expected"), [
+    ("amx", {"highest": (1.3, True), "high": (2.5, False), "medium": (5.0, False)}),
+    ("avx512", {"highest": (None, None), "highest, direct": (0.7, True)}),
+    ("avx2", {"highest": (None, None), "highest, direct": (0.7, True)}), ("portable", {"highest": (None, None)}),
+])
+def test_kernels_are_measured_as_there_are_goals(scripts: Any, monkeypatch: pytest.MonkeyPatch, isa: str,
+                                                 expected: dict[str, Any]) -> None:
+    """3×3 kernels with enough channels on both sides; others as networks get them, without a goal."""
+    rows, kernels = scripts("rows"), scripts("rows_kernels")
+    rate = Rate(100.0, 110.0, 1.5, 1.6)
+    monkeypatch.setattr(bench, "kernel_rates", lambda net, n, pause, variants: {
+        (variant, direction): rate for variant in variants for direction in ("forward", "back")})
+
+    def found(layer: fastlrp.layers.Layer, shape: tuple[int, ...], size: int = 224) -> dict[str, Any]:
+        net = bench.alone(layer, shape)
+        return {row.variant: (row.at_least, row.reached)
+                for row in kernels.kernel_rows(rows.Setting(isa, 1e12, size), net.weighted[0], 4)}
+    wide = fastlrp.Conv2d(64, 3, padding=1)
+    assert found(wide, (4, 4, 64)) == expected
+    assert found(wide, (4, 4, 64), 32) == dict.fromkeys(expected, (None, None))
+    for layer, shape in ((wide, (4, 4, 3)), (fastlrp.Conv2d(32, 3), (4, 4, 64)), (fastlrp.Linear(64), (64,))):
+        assert found(layer, shape) == {"highest": (None, None)}
+
+
+def timed_as(times: dict[str, float]) -> Any:
+    """In the place of harness.interleaved: makes every call once and says what it took, by the peer's name."""
+    def interleaved(calls: dict[str, Any], label: str) -> dict[str, Timing]:
+        for call in calls.values():
+            call()
+        return {name: Timing(times[name.split("/")[0]], times[name.split("/")[0]]) for name in calls}
+    return interleaved
+
+
+def test_goals_are_for_peers_that_do_the_same(scripts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's forward pass beside an explanation is told, not judged."""
+    harness, rows, times = scripts("harness"), scripts("rows"), scripts("rows_time")
+    monkeypatch.setattr(harness, "interleaved", timed_as({"fastlrp": 1.0, "zennit": 11.0, rows.FORWARD: 1.5}))
+    calls = dict.fromkeys(("zennit/default", "zennit/channels last", f"{rows.FORWARD}/default"), lambda: None)
+    for isa, goal in (("amx", 10.0), ("avx512", None)):
+        found = list(times.measure(rows.Setting(isa, 1e12), "VGG-16 EpsilonPlusFlat, high", 4, lambda: None, calls, 1e9,
+                                   precision="high"))
+        assert [(row.peer, row.ratio, row.at_least, row.reached) for row in found] == [
+            ("zennit", 11.0, goal, goal and True), (rows.FORWARD, 1.5, None, None)]
+        assert {row.precision for row in found} == {"high"}
+
+
+def test_lower_precisions_are_measured_on_tiles(scripts: Any, isa: str) -> None:
+    """Nowhere else are they anything else."""
+    rows, times = scripts("rows"), scripts("rows_time")
+    names = {job.name for job in times.jobs(rows.Setting(isa, 1e12))}
+    lower = {"VGG-16 EpsilonPlusFlat, high", "VGG-16 EpsilonPlusFlat, medium"}
+    assert "VGG-16 EpsilonPlusFlat" in names and names & lower == (lower if isa == "amx" else set())
+
+
+@pytest.mark.parametrize(("precision", "peers"), [
+    ("highest", ["zennit"]), ("high", ["zennit", "PyTorch forward"]), ("medium", ["zennit bf16"])])
+def test_explanations_are_checked_and_timed_beside_peers(scripts: Any, monkeypatch: pytest.MonkeyPatch, precision: str,
+                                                         peers: list[str]) -> None:
+    """Each precision beside its own; a map that is not zennit's stops the run."""
+    harness, rows, times = scripts("harness"), scripts("rows"), scripts("rows_time")
+    if not harness.installed("zennit"):  # importing it by itself wants torchvision
+        pytest.skip("needs zennit")
+    monkeypatch.setattr(harness, "interleaved", timed_as(dict.fromkeys(["fastlrp", *peers], 1.0)))
+    work = rows.at_precision("LeNet EpsilonPlusFlat", precision)
+
+    def found() -> list[Any]:
+        return list(times.explain_rows(rows.Setting("amx", 1e12), "LeNet", "EpsilonPlusFlat", (2,), precision))
+    assert [(row.work, row.peer, row.precision) for row in found()] == [(work, peer, precision) for peer in peers]
+    explain = times.Peer.explain
+    monkeypatch.setattr(times.Peer, "explain", lambda peer, x: -explain(peer, x))
+    with pytest.raises(SystemExit, match=f"{work}: .*nothing is timed"):
+        found()
+
+
+def test_the_machine_has_the_peaks_there_are(scripts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    harness, peers = scripts("harness"), scripts("peers")
+    monkeypatch.setattr(bench, "fma_peak", lambda threads, runs: 2e11)
+    for peak, text in ((0.0, "FMA peak 200.0 GFLOP/s"), (3e12, "FMA peak 200.0 GFLOP/s, AMX peak 3000.0 GFLOP/s")):
+        monkeypatch.setattr(bench, "tile_peak", lambda threads, runs, peak=peak: peak)
+        about = harness.machine()
+        assert about.get("amx_peak_gflops") == (peak / 1e9 or None) and peers.place(about).endswith(text)
+
+
+def written(peers: Any, found: list[Any], path: Path, without: tuple[str, ...] = ()) -> Path:
+    """A file as --json writes it."""
+    kinds = {name: [{key: value for key, value in dataclasses.asdict(row).items() if key not in without}
+                    for row in some] for name, some in peers.by_kind(found).items()}
+    peers.harness.write_json(path, {"machine": ABOUT, **kinds})
+    return path
 
 
 def test_figures_are_written_and_read(scripts: Any, tmp_path: Path) -> None:
     """JSON to rows and back, into the README between its marks, and into both pictures."""
-    harness, peers, plots, rows = (scripts(name) for name in ("harness", "peers", "plots", "rows"))
+    peers, plots, rows = (scripts(name) for name in ("peers", "plots", "rows"))
     found = measured_rows(rows)
-    about = {"cpu": "a processor", "isa": "avx2", "threads": 2, "fma_peak_gflops": 180.0, "peers": {"zennit": "0.5"}}
-    kinds = {name: [dataclasses.asdict(row) for row in some] for name, some in peers.by_kind(found).items()}
-    harness.write_json(tmp_path / "figures.json", {"machine": about, **kinds})
-    assert peers.read(tmp_path / "figures.json") == (about, found)
+    assert peers.read(written(peers, found, tmp_path / "figures.json")) == (ABOUT, found)
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{peers.BEGIN}\nold\n{peers.END}\nafter\n")
-    peers.update_readme(readme, peers.readme_text(found, about))
+    peers.update_readme(readme, peers.readme_text(found, ABOUT))
     text = readme.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
-    assert "| LeNet forward | 128 |" in text and "share of the FMA peak: 60% to 60% back." in text
-    plots.draw(found, about, tmp_path)
+    assert "| LeNet forward | 128 |" in text
+    assert "share of the FMA peak, highest, direct: 60% to 60% back; highest: 90% to 90% forward." in text
+    plots.draw(found, ABOUT, tmp_path)
     assert min((tmp_path / name).stat().st_size for name in ("speed.png", "batches.png")) > 5000
 
 
-def test_accuracy_sees_a_wrong_kernel(scripts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Products and maps of a LeNet pass, and do not with an error of 0.01%."""
+def test_figures_from_before_precisions_are_read(scripts: Any, tmp_path: Path) -> None:
+    """They are the highest's, of the algorithm that the library chose."""
+    peers, rows = scripts("peers"), scripts("rows")
+    path = written(peers, measured_rows(rows), tmp_path / "old.json", without=("precision", "direct"))
+    _, found = peers.read(path)
+    assert {row.precision for row in found if not isinstance(row, rows.ScaleRow)} == {"highest"}
+    assert not any(row.direct for row in found if isinstance(row, rows.KernelRow))
+
+
+def test_other_runs_are_told_by_their_goals(scripts: Any, tmp_path: Path) -> None:
+    """Below the tables: the machine, and the rows of any kind that have a goal."""
+    peers, rows = scripts("peers"), scripts("rows")
+    found = measured_rows(rows)
+    also = peers.goals(written(peers, found, tmp_path / "other.json"))
+    assert also.splitlines() == [
+        "a processor, avx2, 2 threads, FMA peak 180.0 GFLOP/s:", "", "| what | fastlrp | at least |", "|---|---|---|",
+        "| LeNet zB + α1β0, batch 128, beside zennit | 20.0 times faster | 15: reached |",
+        "| 3×3, 28×28, 256 → 512, batch 4, highest, direct, back | 60% of the FMA peak | 70%: missed |",
+        "| VGG-16 EpsilonPlusFlat, batch 16: peak memory | 1400 MB | under 1.5 GB: reached |"]
+    text = peers.readme_text(found, ABOUT, [also])
+    assert text.index("| scale |") < text.index(also)
+
+
+@pytest.mark.parametrize(("precision", "factor", "lines"), [
+    ("highest", 1.0001, 5), ("high", 1.001, 5), ("medium", 2.0, 4), ("highest", np.nan, 5), ("medium", np.nan, 4)])
+def test_accuracy_sees_a_wrong_kernel(scripts: Any, monkeypatch: pytest.MonkeyPatch, precision: str, factor: float,
+                                      lines: int) -> None:
+    """Products and maps of a LeNet pass, and do not where every second sum is wrong."""
     accuracy = scripts("accuracy")
     monkeypatch.setattr(accuracy, "IMAGES", 1)
+    monkeypatch.setattr(accuracy, "precisions", lambda: [precision])
     net = bench.lenet()
 
     def verdicts() -> list[bool]:
-        lines = accuracy.map_lines("LeNet", net, accuracy.compare_maps(net, tqdm(disable=True)))
-        return [*(ok for _, ok in lines), accuracy.product_line("LeNet", net.weighted[1])[1]]
-    assert verdicts() == [True] * 5
-    right = NATIVE.product_back
+        found = [*accuracy.map_lines("LeNet", net, accuracy.compare_maps(net, tqdm(disable=True))),
+                 *accuracy.product_lines("LeNet", net.weighted[1])]
+        return [ok for _, ok in found]
+    assert verdicts() == [True] * lines
+    right = Native.product_back
 
     def wrong(*arguments: Any, **more: Any) -> np.ndarray:
         out = right(*arguments, **more)
-        out.ravel()[::2] *= np.float32(1.0001)
+        out.ravel()[::2] *= np.float32(factor)
         return out
-    monkeypatch.setattr(NATIVE, "product_back", wrong)
-    assert verdicts() == [False] * 5
+    monkeypatch.setattr(Native, "product_back", wrong)
+    assert verdicts() == [False] * lines
+
+
+def test_accuracy_is_known_of_every_precision(scripts: Any, isa: str) -> None:
+    """Each has bounds, those that do not differ from the highest aside."""
+    accuracy = scripts("accuracy")
+    assert accuracy.precisions() == (list(NATIVES) if isa == "amx" else ["highest"])
+    assert list(accuracy.BOUNDS) == list(NATIVES)
 
 
 def test_winners_can_be_imposed(scripts: Any) -> None:
