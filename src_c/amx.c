@@ -19,7 +19,8 @@
 #define SLICE_TARGET (288 << 10)   /* bytes of a panel's weights: eight chunks of 3x3 taps with two limbs */
 #define ALIGN 64                   /* bytes: a tile's row is one cache line */
 #define TILE_SPEED 12              /* multiply-adds on tiles in the time of one on vectors, roughly */
-#define SPLIT_AHEAD 100            /* products of a block and a chunk, up to which splitting takes a share that counts */
+#define TURN 4 /* steps */
+#define SPLIT_AHEAD 120            /* products of a block and a chunk, up to which splitting takes a share that counts */
 
 typedef struct {
     const flrp_kernels *kernels;
@@ -118,9 +119,9 @@ typedef struct {
     tile *tiles;
     int64_t count; /* of tiles */
     ends last, next; /* the block before; the one that is computed, as far as its values have been sent for */
-    int64_t step_pixels, step_split;                  /* in a step: pixels of ends, and pixels to split */
-    const char *weights, *weights_end; /* of the next slice */
-    int64_t step_weights;
+    int64_t step; /* of the block */
+    int64_t step_pixels, step_split, step_weights; /* pixels of ends, pixels to split, and cache lines of weights */
+    const char *weights, *weights_end;             /* of the next slice */
 } frame;
 
 /* Some pixels of a block: runs of those that are side by side go together. Returns where there are none left. */
@@ -155,11 +156,16 @@ static void fetch_some(frame *f, int64_t pixels) {
 
 static void in_shadow(void *context) {
     frame *f = context;
-    finish_some(f, f->step_pixels);
-    fetch_some(f, f->step_pixels);
-    if (f->step_split) flrp_split_some(&f->soon, f->step_split);
-    for (int64_t i = 0; i < f->step_weights && f->weights < f->weights_end; i++, f->weights += ALIGN)
-        __builtin_prefetch(f->weights, 0, 2); /* into L2 */
+    switch (f->step++ % TURN) {
+    case 0: finish_some(f, f->step_pixels); break;
+    case 1: fetch_some(f, f->step_pixels); break;
+    case 2:
+        if (f->step_split) flrp_split_some(&f->soon, f->step_split);
+        break;
+    default:
+        for (int64_t i = 0; i < f->step_weights && f->weights < f->weights_end; i++, f->weights += ALIGN)
+            __builtin_prefetch(f->weights, 0, 2); /* into L2 */
+    }
 }
 
 static const uint16_t *weights_of(const job *j, int64_t panel, int side, int64_t chunk) {
@@ -179,8 +185,9 @@ static void run_slice(frame *f, int side, int64_t panel, int64_t chunk, const ui
     const int64_t steps = t.chunks * t.tap_count, blocks = flrp_ceil_div(f->count, 2);
     const int whole = chunk + t.chunks == l->chunks, several = j->slice < l->chunks;
     f->weights = (const char *)soon, f->weights_end = f->weights + t.chunks * weight_bytes(j);
-    f->step_weights = steps ? flrp_ceil_div(t.chunks * weight_bytes(j), steps * blocks * ALIGN) : 0;
-    f->step_pixels = steps ? flrp_ceil_div(2 * FLRP_LIMB_ROWS, steps) : 0;
+    const int64_t turns = flrp_ceil_div(steps, TURN);
+    f->step_weights = steps ? flrp_ceil_div(t.chunks * weight_bytes(j), turns * blocks * ALIGN) : 0;
+    f->step_pixels = steps ? flrp_ceil_div(2 * FLRP_LIMB_ROWS, turns) : 0;
     for (int64_t i = 0; i < blocks; i++) {
         const tile *tiles = f->tiles + 2 * i;
         float *sums = f->sums + (several ? i * 2 * FLRP_LIMB_ROWS * FLRP_LIMB_OUTPUTS : 0);
@@ -190,7 +197,7 @@ static void run_slice(frame *f, int side, int64_t panel, int64_t chunk, const ui
         t.a = f->now.data + chunk * l->chunk_size + tiles[0].position * FLRP_CHUNK;
         t.below = t.tiles > 1 ? (tiles[1].position - tiles[0].position) * FLRP_CHUNK : 0;
         if (!steps) finish_some(f, INT64_MAX);
-        f->next = now;
+        f->next = now, f->step = 0;
         j->limbs->block(&t, sums);
         if (whole) f->last = now;
     }
@@ -267,7 +274,7 @@ static void run_share(void *context, int64_t share, int thread) {
         if (j->ahead && task + 1 < last) {
             begin_splitting(j, task + 1, &f.soon);
             const int64_t steps = j->p->rows.taps * j->p->cols.taps * j->planes.chunks * (end - begin) * j->p->sides;
-            f.step_split = flrp_ceil_div(flrp_split_size(&f.soon), flrp_max(1, steps * flrp_ceil_div(f.count, 2)));
+            f.step_split = flrp_ceil_div(flrp_split_size(&f.soon), flrp_max(1, steps / TURN * flrp_ceil_div(f.count, 2)));
         }
         run_panels(&f, begin, end);
         if (j->ahead) {

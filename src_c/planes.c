@@ -9,6 +9,7 @@
 
 #include "planes.h"
 
+#define FETCHED 2048 /* floats that the source is sent for ahead of their splitting: it comes from memory */
 #define ALIGN 64 /* bytes: a tile's row is one cache line */
 
 static int64_t floor_div(int64_t a, int64_t b) { return a >= 0 ? a / b : -flrp_ceil_div(-a, b); }
@@ -133,6 +134,7 @@ static void split_pixels_of(flrp_splitting *s, const flrp_line *from, int64_t pi
     const int64_t c = l->p->src_c, step = l->p->cols.step * c, skipped = (pixel - from->first) * step;
     const float *x = from->x + skipped;
     int64_t x_step = step;
+    for (int64_t i = 0; i < n * step; i += FLRP_CACHE_LINE / (int64_t)sizeof(float)) __builtin_prefetch(x + FETCHED + i);
     if (from->operand->read != FLRP_PLAIN) {
         const int64_t whole = l->p->cols.step == 1 ? n : 1; /* pixels side by side */
         for (int64_t i = 0; i < n; i += whole)
