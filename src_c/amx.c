@@ -120,7 +120,7 @@ typedef struct {
     int64_t count; /* of tiles */
     ends last, next; /* the block before; the one that is computed, as far as its values have been sent for */
     int64_t step; /* of the block */
-    int64_t step_pixels, step_split, step_weights; /* pixels of ends, pixels to split, and cache lines of weights */
+    int64_t step_pixels, step_split, step_weights; /* pixels of ends, pixels to split, and lines of weights */
     const char *weights, *weights_end;             /* of the next slice */
 } frame;
 
@@ -162,10 +162,10 @@ static void in_shadow(void *context) {
     case 2:
         if (f->step_split) flrp_split_some(&f->soon, f->step_split);
         break;
-    default:
-        for (int64_t i = 0; i < f->step_weights && f->weights < f->weights_end; i++, f->weights += ALIGN)
-            __builtin_prefetch(f->weights, 0, 2); /* into L2 */
     }
+    /* Into L2, where a line's neighbour comes along by itself. */
+    for (int64_t i = 0; i < f->step_weights && f->weights < f->weights_end; i++, f->weights += 2 * ALIGN)
+        __builtin_prefetch(f->weights, 0, 2);
 }
 
 static const uint16_t *weights_of(const job *j, int64_t panel, int side, int64_t chunk) {
@@ -186,7 +186,7 @@ static void run_slice(frame *f, int side, int64_t panel, int64_t chunk, const ui
     const int whole = chunk + t.chunks == l->chunks, several = j->slice < l->chunks;
     f->weights = (const char *)soon, f->weights_end = f->weights + t.chunks * weight_bytes(j);
     const int64_t turns = flrp_ceil_div(steps, TURN);
-    f->step_weights = steps ? flrp_ceil_div(t.chunks * weight_bytes(j), turns * blocks * ALIGN) : 0;
+    f->step_weights = steps ? flrp_ceil_div(t.chunks * weight_bytes(j), 2 * ALIGN * steps * blocks) : 0;
     f->step_pixels = steps ? flrp_ceil_div(2 * FLRP_LIMB_ROWS, turns) : 0;
     for (int64_t i = 0; i < blocks; i++) {
         const tile *tiles = f->tiles + 2 * i;
