@@ -45,12 +45,20 @@ FLRP_INLINE void add_block(const int samples, const int read, int64_t inputs, co
             if (n > v * VW) store_some(z + s * cols + v * VW, sums[s][v], n - v * VW);
 }
 
-/* All samples and outputs over some rows of weights. */
-FLRP_INLINE void add_blocks(const int read, int64_t samples, int64_t inputs, const float *x, int64_t x_stride,
-                            const float *w, int64_t stride, int64_t cols, float *z) {
+/* A share of the rows that come next, on their way from memory in long runs. */
+static inline void fetch_rows(int64_t first, int64_t last, const float *w, int64_t stride, int64_t cols) {
+    for (int64_t i = first; i < last; i++)
+        for (int64_t c = 0; c < cols; c += FLRP_CACHE_LINE / (int64_t)sizeof(float))
+            __builtin_prefetch(w + i * stride + c, 0, 2); /* into L2 */
+}
+
+/* All samples and outputs over some rows of weights; `next` more follow. */
+FLRP_INLINE void add_blocks(const int read, int64_t samples, int64_t inputs, int64_t next, const float *x,
+                            int64_t x_stride, const float *w, int64_t stride, int64_t cols, float *z) {
 #define BLOCK(samples, n) add_block(samples, read, inputs, xs, x_stride, w + c, stride, n, z + s * cols + c, cols)
 #define WIDTHS(samples) if (cols - c >= 2 * VW) BLOCK(samples, 2 * VW); else BLOCK(samples, cols - c)
-    for (int64_t c = 0; c < cols; c += 2 * VW)
+    for (int64_t c = 0; c < cols; c += 2 * VW) {
+        fetch_rows(next * c / cols, next * flrp_min(cols, c + 2 * VW) / cols, w + inputs * stride, stride, cols);
         for (int64_t s = 0, size; s < samples; s += size) {
             const float *xs = x + s * x_stride;
             size = flrp_ceil_div(samples - s, flrp_ceil_div(samples - s, 6));
@@ -63,18 +71,24 @@ FLRP_INLINE void add_blocks(const int read, int64_t samples, int64_t inputs, con
             default: WIDTHS(1);
             }
         }
+    }
 #undef WIDTHS
 #undef BLOCK
 }
 
 #define FEW_SAMPLES 3
-#define ROWS_AT_ONCE 64 /* of a range of outputs: they stay in L2 for all samples */
+#define WEIGHTS_AT_ONCE (1 << 15) /* rows of a range of outputs: they stay in L2 for all samples, beside the next ones */
+#define MOST_ROWS 64
 
 FLRP_INLINE void dense_forward_with(const int read, int64_t samples, int64_t inputs, const float *x, int64_t x_stride,
                                     const float *w, int64_t stride, int64_t cols, float *z) {
     if (samples > FEW_SAMPLES) {
-        for (int64_t i = 0; i < inputs; i += ROWS_AT_ONCE)
-            add_blocks(read, samples, flrp_min(ROWS_AT_ONCE, inputs - i), x + i, x_stride, w + i * stride, stride, cols, z);
+        const int64_t most = flrp_min(MOST_ROWS, WEIGHTS_AT_ONCE / cols);
+        for (int64_t i = 0, rows; i < inputs; i += rows) {
+            rows = flrp_min(most, inputs - i);
+            const int64_t next = flrp_min(most, inputs - i - rows);
+            add_blocks(read, samples, rows, next, x + i, x_stride, w + i * stride, stride, cols, z);
+        }
         return;
     }
     int64_t i = 0;
