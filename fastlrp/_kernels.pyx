@@ -246,8 +246,12 @@ cdef class Product:
 
     cdef int pack_sweep(self, flrp_product *p, sweep, weight, bint scatter, int limbs, bint direct) except -1:
         cdef Py_ssize_t width = flrp_panel_width(self.isa)
-        if limbs:
-            p.form, p.limbs = FLRP_LIMBS, limbs
+        p.limbs = limbs
+        if limbs and not direct and packing.prefers_winograd_limbs(sweep, limbs, weight):
+            p.form = FLRP_WINOGRAD
+            packed = packing.winograd_limbs(weight, sweep, limbs)
+        elif limbs:
+            p.form = FLRP_LIMBS
             packed = packing.limbs(weight, sweep, limbs)
         elif scatter:
             p.form = FLRP_SCATTER
@@ -328,7 +332,7 @@ cdef class Product:
         for i in range(self.count):
             p = &self.sweeps[i]
             form = FORMS_WITH_TWINS.get(p.form)
-            if form is None or p.groups > 1 or (
+            if form is None or p.limbs or p.groups > 1 or (
                     p.sides * p.rows.taps * p.cols.taps * p.parts * p.src_c * p.dst_c > MOST_WEIGHTS):
                 return None
             if form == "winograd":

@@ -95,6 +95,8 @@ WINOGRAD: dict[int, tuple[list[list[float]], ...]] = {
         [[0.5, -0.5, 0.5, 0, 0]], [[0, 0, 1, 0, 0], [0, 0, 0, 0, 1]])}
 TRANSFORMS = {taps: np.concatenate([np.kron(rows, cols) for rows in axis for cols in axis])
               for taps, axis in WINOGRAD.items()}  # (value, row tap and column tap)
+WINOGRAD_LIMB_CHANNELS = 128  # on tiles
+WINOGRAD_LIMB_PIXELS = 28 * 28
 WINOGRAD_CHANNELS = 32  # below, transforming costs more than it saves
 FEW_CHANNELS = (8, 24)  # of the source and the destination: enough for 5 x 5 taps, where leaving out zeros saves less
 
@@ -132,7 +134,11 @@ def winograd_lanes(packed: Array, outputs: int, width: int) -> Lanes:
 
 def limbs(weight: Array, sweep: Sweep, count: int) -> Array:
     """[side][panel][part][chunk][row tap][column tap][limb][16 outputs][pair][output][2], zeros past the ends."""
-    taken = weight[:, _taps(sweep.rows.kernel), _taps(sweep.cols.kernel)]
+    return limbs_of_values(weight[:, _taps(sweep.rows.kernel), _taps(sweep.cols.kernel)], count)
+
+
+def limbs_of_values(taken: Array, count: int) -> Array:
+    """The same of weights as they are taken."""
     sides, kh, kw, parts, channels, outputs = taken.shape
     chunks, panels = -(-channels // CHUNK), -(-outputs // PANEL)
     padded = np.zeros((sides, kh, kw, parts, chunks * CHUNK, panels * PANEL), np.float32)
@@ -143,6 +149,21 @@ def limbs(weight: Array, sweep: Sweep, count: int) -> Array:
     for limb in range(count):
         packed[:, :, :, :, :, :, limb], rest = split(rest)
     return packed
+
+
+def prefers_winograd_limbs(sweep: Sweep, count: int, weight: Array) -> bool:
+    """The same on tiles: for whole float numbers, of 3 x 3 taps, on maps that are large beside the weights."""
+    return (count == LIMBS["highest"] and len(sweep.rows.offsets) == 3 and prefers_winograd(sweep, 1, weight)
+            and min(weight.shape[4], weight.shape[5]) >= WINOGRAD_LIMB_CHANNELS
+            and sweep.rows.count * sweep.cols.count >= WINOGRAD_LIMB_PIXELS)
+
+
+def winograd_limbs(weight: Array, sweep: Sweep, count: int) -> Array:
+    """[side][value][panel][chunk][limb][16 outputs][pair][output][2] over all parts' channels, from transformed weights."""
+    taken = weight[:, _taps(sweep.rows.kernel), _taps(sweep.cols.kernel)].astype(np.float64)
+    sides, taps, _, parts, channels, outputs = taken.shape
+    turned = (TRANSFORMS[taps] @ taken.reshape(sides, taps * taps, -1)).astype(np.float32)
+    return limbs_of_values(turned.reshape(-1, 1, 1, 1, parts * channels, outputs), count)
 
 
 READERS = {"plain": lambda w: w, "positive": lambda w: np.maximum(w, 0), "negative": lambda w: np.minimum(w, 0)}

@@ -41,15 +41,13 @@ static int64_t weight_bytes(const job *j) { /* of one chunk of one panel */
     return j->p->rows.taps * j->p->cols.taps * j->p->limbs * FLRP_LIMB_SIZE * (int64_t)sizeof(uint16_t);
 }
 
-static int64_t products_of(int64_t limbs) { return limbs * (limbs + 1) / 2; }
-
 /* Cut the product into tasks. */
 static void plan_tasks(job *j) {
     const flrp_product *p = j->p;
     const flrp_planes *l = &j->planes;
     const int64_t rows = p->rows.count, pitch = l->cols.pitch;
     const int64_t bytes = flrp_max(1, l->chunks * flrp_planes_count(l) * p->limbs) * FLRP_CHUNK * (int64_t)sizeof(uint16_t);
-    j->ahead = j->panels * p->sides * p->rows.taps * p->cols.taps * products_of(p->limbs) <= SPLIT_AHEAD;
+    j->ahead = j->panels * p->sides * p->rows.taps * p->cols.taps * flrp_limb_products(p->limbs) <= SPLIT_AHEAD;
     const int64_t fit = flrp_max(PLANES_TARGET / (1 + j->ahead) / bytes, LEAST_POSITIONS);
     /* Where one block takes all, threads share out the weights if these are more to read than the source. */
     const int by_panels = j->panels >= j->shares && j->samples * l->image <= fit &&
@@ -290,7 +288,7 @@ int flrp_limbs_run(int isa, int threads, const flrp_product *p, int64_t samples,
     job j = {.kernels = flrp_kernels_of(isa), .limbs = flrp_limb_kernels_of(isa), .p = p, .epilogue = epilogue,
              .samples = samples, .panels = flrp_ceil_div(p->dst_c, FLRP_LIMB_OUTPUTS)};
     const double work = (double)samples * p->rows.count * p->cols.count * p->rows.taps * p->cols.taps * p->src_c *
-                        p->parts * p->sides * p->dst_c * products_of(p->limbs) / TILE_SPEED;
+                        p->parts * p->sides * p->dst_c * flrp_limb_products(p->limbs) / TILE_SPEED;
     j.shares = flrp_threads_for(threads, INT64_MAX, work);
     if (flrp_planes_init(&j.planes, j.kernels, j.limbs, p, operands) != FLRP_OK) return FLRP_NO_MEMORY;
     plan_tasks(&j);

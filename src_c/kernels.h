@@ -130,6 +130,11 @@ typedef struct {
     int (*split)(int limbs, int64_t pixels, int64_t channels, const float *x, int64_t step, uint16_t *dst,
                  int64_t dst_chunk, int64_t dst_limb);
     void (*block)(const flrp_limb_block *t, float *acc);
+    /* `split` of (x[0] + down x[1]) + right (x[2] + down x[3]), where down and right are 1 or -1: a value of F(2x2, 3x3). */
+    int (*split_winograd)(int limbs, int64_t tiles, int64_t channels, const float *const x[4], float down, float right,
+                          int64_t step, uint16_t *dst, int64_t dst_chunk, int64_t dst_limb);
+    /* out[i * 4 * out_pixel + q * out_pixel + n] += factors[q] * acc[i][n] for the four pixels q of each tile. */
+    void (*add_winograd)(int64_t tiles, const float *acc, const float *factors, float *out, int64_t out_pixel);
     void (*tile_loop)(int64_t iterations); /* 4 products of tiles an iteration, in registers */
 } flrp_limb_kernels;
 
@@ -159,6 +164,9 @@ int flrp_winograd_run(int isa, int threads, const flrp_product *p, int64_t sampl
 int flrp_winograd_lanes(int isa, const flrp_product *p, const flrp_operand *operands, const flrp_epilogue *epilogue);
 int flrp_scatter_run(int isa, int threads, const flrp_product *p, int64_t samples, const flrp_operand *operands,
                      const flrp_epilogue *epilogue);
+/* WINOGRAD with limbs. */
+int flrp_winograd_limbs_run(int isa, int threads, const flrp_product *p, int64_t samples, const flrp_operand *operands,
+                            const flrp_epilogue *epilogue);
 int flrp_limbs_run(int isa, int threads, const flrp_product *p, int64_t samples, const flrp_operand *operands,
                    const flrp_epilogue *epilogue);
 
@@ -201,6 +209,9 @@ static inline void flrp_meeting_taps(const flrp_axis *a, int64_t i, int64_t size
 static inline float *flrp_aligned(void *p) {
     return (float *)(((uintptr_t)p + FLRP_CACHE_LINE - 1) / FLRP_CACHE_LINE * FLRP_CACHE_LINE);
 }
+static inline int64_t flrp_limb_products(int64_t limbs) { return limbs * (limbs + 1) / 2; }
+/* Planes of limbs as a block of tiles wants them: with several limbs, a further one is limb 0 without infinities. */
+static inline int64_t flrp_stored_limbs(int64_t limbs) { return limbs + (limbs > 1); }
 static inline int64_t flrp_min(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t flrp_max(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline int64_t flrp_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }

@@ -56,9 +56,6 @@ static void plan_axis(flrp_layout *l, const flrp_axis *axis, int64_t size, int64
     l->pitch = n - shared;
 }
 
-/* Limbs of a plane: where there are several, a further one takes limb 0 without infinities. */
-static int64_t stored_limbs(const flrp_planes *l) { return l->p->limbs + (l->p->limbs > 1); }
-
 int flrp_planes_init(flrp_planes *l, const flrp_kernels *kernels, const flrp_limb_kernels *limbs,
                      const flrp_product *p, const flrp_operand *operands) {
     const int64_t taps = p->rows.taps * p->cols.taps;
@@ -79,11 +76,11 @@ int64_t flrp_planes_fit(flrp_planes *l, int64_t samples, int64_t rows) {
     const int64_t positions = (samples - 1) * l->image + (rows + l->rows.reach) * l->cols.pitch;
     /* A tile reads up to its full size from its first position on. */
     l->plane = (positions + l->cols.reach + FLRP_LIMB_ROWS) * FLRP_CHUNK;
-    l->chunk_size = flrp_planes_count(l) * stored_limbs(l) * l->plane;
+    l->chunk_size = flrp_planes_count(l) * flrp_stored_limbs(l->p->limbs) * l->plane;
     for (int64_t tap = 0; tap < p->rows.taps * p->cols.taps; tap++) {
         const int64_t row = tap / p->cols.taps, col = tap % p->cols.taps;
         const int64_t plane = plane_of(&l->rows, row) * l->cols.planes + plane_of(&l->cols, col);
-        l->taps[tap] = plane * stored_limbs(l) * l->plane +
+        l->taps[tap] = plane * flrp_stored_limbs(l->p->limbs) * l->plane +
                        (shift_of(&l->rows, row) * l->cols.pitch + shift_of(&l->cols, col)) * FLRP_CHUNK;
     }
     return flrp_ceil_div(l->chunks * l->chunk_size * (int64_t)sizeof(uint16_t), ALIGN) * ALIGN;
@@ -111,7 +108,7 @@ static flrp_line line_of(const flrp_splitting *s, int64_t i) {
     data_in_plane(&l->rows, row_plane, s->row, lines, &first, &last);
     const int64_t position = sample * l->image + line * l->cols.pitch;
     found.dst = s->data + part * l->part_chunks * l->chunk_size + position * FLRP_CHUNK +
-                (row_plane * l->cols.planes + col_plane) * stored_limbs(l) * l->plane;
+                (row_plane * l->cols.planes + col_plane) * flrp_stored_limbs(l->p->limbs) * l->plane;
     if (line < first || line >= last) return found; /* no data: zeros alone */
     const int64_t y = (l->rows.lead + s->row + line) * p->rows.step + l->rows.remainder[row_plane];
     data_in_plane(&l->cols, col_plane, 0, found.length, &found.first, &found.last);
@@ -146,14 +143,9 @@ static void split_pixels_of(flrp_splitting *s, const flrp_line *from, int64_t pi
                                   l->plane);
 }
 
-/* Limb 0 without NaN and infinities, behind the other limbs. */
-static void copy_finite(const flrp_splitting *s) {
-    const flrp_planes *l = s->in;
-    for (int64_t i = 0; i < l->chunks * flrp_planes_count(l); i++) {
-        const uint16_t *from = s->data + i * stored_limbs(l) * l->plane;
-        uint16_t *to = s->data + (i * stored_limbs(l) + l->p->limbs) * l->plane;
-        for (int64_t k = 0; k < l->plane; k++) to[k] = (from[k] & 0x7f80) == 0x7f80 ? 0 : from[k];
-    }
+void flrp_copy_finite(uint16_t *data, int64_t planes, int64_t limbs, int64_t plane) {
+    for (int64_t i = 0; i < planes; i++, data += flrp_stored_limbs(limbs) * plane)
+        for (int64_t k = 0; k < plane; k++) data[limbs * plane + k] = (data[k] & 0x7f80) == 0x7f80 ? 0 : data[k];
 }
 
 int flrp_split_some(flrp_splitting *s, int64_t pixels) {
@@ -172,7 +164,8 @@ int flrp_split_some(flrp_splitting *s, int64_t pixels) {
         s->pixel += run, pixels -= run;
         if (s->pixel < line->last) continue;
         s->pixel = 0;
-        if (++s->done == lines && s->special && s->in->p->limbs > 1) copy_finite(s);
+        if (++s->done == lines && s->special && s->in->p->limbs > 1)
+            flrp_copy_finite(s->data, s->in->chunks * flrp_planes_count(s->in), s->in->p->limbs, s->in->plane);
     }
     return s->done >= lines;
 }

@@ -53,6 +53,8 @@ int flrp_planes_init(flrp_planes *l, const flrp_kernels *kernels, const flrp_lim
 /* For tasks of so many samples and rows; returns bytes. */
 int64_t flrp_planes_fit(flrp_planes *l, int64_t samples, int64_t rows);
 static inline int64_t flrp_planes_count(const flrp_planes *l) { return l->rows.planes * l->cols.planes; }
+/* Limb 0 of planes of several limbs without NaN and infinities, behind the other limbs. */
+void flrp_copy_finite(uint16_t *data, int64_t planes, int64_t limbs, int64_t plane);
 /* Pixels and zeros to go, about. */
 int64_t flrp_split_size(const flrp_splitting *s);
 /* About so many pixels more; whether the task's source is whole. */

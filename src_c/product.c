@@ -387,7 +387,9 @@ int flrp_product_run(int isa, int threads, const flrp_product *p, int64_t sample
     if (!samples || !p->rows.count || !p->cols.count) return FLRP_OK;
     switch (p->form) {
     case FLRP_SCATTER: return flrp_scatter_run(isa, threads, p, samples, operands, epilogue);
-    case FLRP_WINOGRAD: return flrp_winograd_run(isa, threads, p, samples, operands, epilogue);
+    case FLRP_WINOGRAD:
+        if (p->limbs) return flrp_winograd_limbs_run(isa, threads, p, samples, operands, epilogue);
+        return flrp_winograd_run(isa, threads, p, samples, operands, epilogue);
     case FLRP_DEPTHWISE: return flrp_depthwise_run(isa, threads, p, samples, operands, epilogue);
     case FLRP_DENSE:
     case FLRP_DENSE_BACK: return flrp_dense_run(isa, threads, p, samples, operands, epilogue);

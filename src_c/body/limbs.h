@@ -109,6 +109,42 @@ static int split(int limbs, int64_t pixels, int64_t channels, const float *x, in
     }
 }
 
+LIMB_INLINE int split_values(const int limbs, int64_t tiles, int64_t channels, const float *const x[4], float down,
+                             float right, int64_t step, uint16_t *dst, int64_t dst_chunk, int64_t dst_limb) {
+    uint32_t most = 0;
+    for (int64_t i = 0; i < tiles; i++, dst += FLRP_CHUNK)
+        for (int64_t c = 0; c < channels; c += FLRP_CHUNK) {
+            const int64_t at = i * step + c, n = channels - c < FLRP_CHUNK ? channels - c : FLRP_CHUNK;
+            const float *const a = x[0] + at, *const b = x[1] + at, *const d = x[2] + at, *const e = x[3] + at;
+            float value[FLRP_CHUNK] = {0};
+            if (n == FLRP_CHUNK)
+                for (int k = 0; k < FLRP_CHUNK; k++) value[k] = (a[k] + down * b[k]) + right * (d[k] + down * e[k]);
+            else
+                for (int64_t k = 0; k < n; k++) value[k] = (a[k] + down * b[k]) + right * (d[k] + down * e[k]);
+            const uint32_t found = SPLIT(limbs, value, dst + c / FLRP_CHUNK * dst_chunk, dst_limb);
+            most = most > found ? most : found;
+        }
+    return most == EXPONENT;
+}
+
+static int split_winograd(int limbs, int64_t tiles, int64_t channels, const float *const x[4], float down, float right,
+                          int64_t step, uint16_t *dst, int64_t dst_chunk, int64_t dst_limb) {
+    switch (limbs) {
+    case 1: return split_values(1, tiles, channels, x, down, right, step, dst, dst_chunk, dst_limb);
+    case 2: return split_values(2, tiles, channels, x, down, right, step, dst, dst_chunk, dst_limb);
+    default: return split_values(3, tiles, channels, x, down, right, step, dst, dst_chunk, dst_limb);
+    }
+}
+
+static void add_winograd(int64_t tiles, const float *acc, const float *factors, float *out, int64_t out_pixel) {
+    for (int64_t i = 0; i < tiles; i++, acc += FLRP_LIMB_OUTPUTS)
+        for (int q = 0; q < 4; q++, out += out_pixel) {
+            const float factor = factors[q];
+            if (factor != 0)
+                for (int n = 0; n < FLRP_LIMB_OUTPUTS; n++) out[n] += factor * acc[n];
+        }
+}
+
 /* Registers: sums 0 1 over 2 3 (positions x outputs), input 4 over 5, weights 6 7. */
 LIMB_INLINE void load(const int tiles, const uint16_t *a, int64_t below, const uint16_t *b) {
     _tile_loadd(4, a, TILE_BYTES);
@@ -220,4 +256,5 @@ static void tile_loop(int64_t iterations) {
 }
 
 const flrp_limb_kernels LIMB_TABLE = {
-    .start = start, .stop = stop, .split = split, .block = block, .tile_loop = tile_loop};
+    .start = start, .stop = stop, .split = split, .block = block, .split_winograd = split_winograd,
+    .add_winograd = add_winograd, .tile_loop = tile_loop};
