@@ -95,7 +95,7 @@ WINOGRAD: dict[int, tuple[list[list[float]], ...]] = {
         [[0.5, -0.5, 0.5, 0, 0]], [[0, 0, 1, 0, 0], [0, 0, 0, 0, 1]])}
 TRANSFORMS = {taps: np.concatenate([np.kron(rows, cols) for rows in axis for cols in axis])
               for taps, axis in WINOGRAD.items()}  # (value, row tap and column tap)
-WINOGRAD_LIMB_CHANNELS = 128  # on tiles
+WINOGRAD_LIMB_CHANNELS = 256  # on tiles
 WINOGRAD_LIMB_PIXELS = 28 * 28
 WINOGRAD_CHANNELS = 32  # below, transforming costs more than it saves
 FEW_CHANNELS = (8, 24)  # of the source and the destination: enough for 5 x 5 taps, where leaving out zeros saves less

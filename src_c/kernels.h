@@ -130,9 +130,10 @@ typedef struct {
     int (*split)(int limbs, int64_t pixels, int64_t channels, const float *x, int64_t step, uint16_t *dst,
                  int64_t dst_chunk, int64_t dst_limb);
     void (*block)(const flrp_limb_block *t, float *acc);
-    /* `split` of (x[0] + down x[1]) + right (x[2] + down x[3]), where down and right are 1 or -1: a value of F(2x2, 3x3). */
-    int (*split_winograd)(int limbs, int64_t tiles, int64_t channels, const float *const x[4], float down, float right,
-                          int64_t step, uint16_t *dst, int64_t dst_chunk, int64_t dst_limb);
+    /* `split` of one pixel of (x[0] + down x[1]) + right (x[2] + down x[3]), where down and right are 1 or -1: a value of
+     * F(2x2, 3x3). */
+    int (*split_winograd)(int limbs, int64_t channels, const float *const x[4], float down, float right, uint16_t *dst,
+                          int64_t dst_chunk, int64_t dst_limb);
     /* out[i * 4 * out_pixel + q * out_pixel + n] += factors[q] * acc[i][n] for the four pixels q of each tile. */
     void (*add_winograd)(int64_t tiles, const float *acc, const float *factors, float *out, int64_t out_pixel);
     void (*tile_loop)(int64_t iterations); /* 4 products of tiles an iteration, in registers */

@@ -13,8 +13,8 @@
 
 #define VALUES 16
 #define SCRATCH_TARGET (1700 << 10) /* bytes of a task: they stay in L2, for the most part */
+#define SLICE 4                     /* chunks: a panel's weights of so many stay in L1 for all blocks */
 #define LEAST_TILES 96              /* of a task, about: the weights, read once for so many, come from memory */
-#define TURN 3                      /* steps */
 #define TILE_SPEED 12               /* multiply-adds on tiles in the time of one on vectors, roughly */
 
 /* The values of one axis are d[FIRST] + SIGN d[SECOND]; its two outputs sum them up with FACTORS. */
@@ -34,26 +34,27 @@ typedef struct {
     int rows;                        /* of a register: so many of Winograd's tiles */
     int shares;
     char *scratch;
-    int64_t source_bytes, planes_bytes, outputs_bytes; /* for each share */
+    int64_t source_bytes, planes_bytes, outputs_bytes, sums_bytes; /* for each share */
 } job;
 
-/* A value of all tiles on its way into planes: as far as tile `next`. */
+/* A value of all tiles on its way into planes: as far as this chunk of this tile. */
 typedef struct {
     uint16_t *data;
     int value, special;
-    int64_t next;
+    int64_t tile, chunk;
 } splitting;
 
 /* What one share works with. */
 typedef struct {
     const job *j;
-    float *source, *outputs, sums[2 * FLRP_LIMB_ROWS * FLRP_LIMB_OUTPUTS];
+    float *source, *outputs, *sums; /* sums: block by block */
+    const float *pending;           /* the block's before */
     int64_t sample, row, tiles;
     splitting now, soon;
     int64_t at, count, added, panel; /* the block before: its first tile, how many, and how many are in the outputs */
     float factors[4];                /* of the value for each output */
-    int64_t step, step_tiles, step_split, step_weights; /* of the block; in a step */
-    const char *weights, *weights_end;                  /* of the next panel */
+    int64_t step_tiles, step_split, step_weights; /* in a step */
+    const char *weights, *weights_end;            /* of the next panel */
 } frame;
 
 static int64_t weight_bytes(const job *j) { /* of one panel of one value */
@@ -89,21 +90,28 @@ static void plan(job *j, int64_t samples) {
     j->source_bytes = flrp_ceil_div((2 * j->block_rows + 2) * j->line, line) * FLRP_CACHE_LINE;
     j->planes_bytes = j->chunks * j->chunk_size * (int64_t)sizeof(uint16_t);
     j->outputs_bytes = 4 * tiles * j->outputs * (int64_t)sizeof(float);
+    j->sums_bytes = flrp_ceil_div(tiles, 2 * j->rows) * 2 * FLRP_LIMB_ROWS * FLRP_LIMB_OUTPUTS * (int64_t)sizeof(float);
 }
 
-/* Some tiles more of a value, up to the end of their line. */
+static int64_t share_bytes(const job *j) {
+    return j->source_bytes + 2 * j->planes_bytes + j->outputs_bytes + j->sums_bytes;
+}
+
+/* Some chunks more of a value, tile by tile. */
 static void split_some(const frame *f, splitting *s, int64_t most) {
     const job *j = f->j;
-    while (most > 0 && s->next < f->tiles) {
-        const int64_t row = s->next / j->tile_cols, col = s->next % j->tile_cols;
-        const int64_t n = flrp_min(most, j->tile_cols - col);
-        const int y = s->value / 4, x = s->value % 4;
-        const float *from = f->source + 2 * row * j->line + 2 * col * j->k, *pixels[4];
+    const int y = s->value / 4, x = s->value % 4;
+    while (most > 0 && s->tile < f->tiles) {
+        const int64_t row = s->tile / j->tile_cols, col = s->tile % j->tile_cols, n = flrp_min(most, j->chunks - s->chunk);
+        const int64_t first = s->chunk * FLRP_CHUNK, channels = flrp_min(n * FLRP_CHUNK, j->k - first);
+        const float *from = f->source + 2 * row * j->line + 2 * col * j->k + first, *pixels[4];
         for (int i = 0; i < 4; i++)
             pixels[i] = from + (i % 2 ? SECOND : FIRST)[y] * j->line + (i / 2 ? SECOND : FIRST)[x] * j->k;
-        s->special |= j->limbs->split_winograd(j->p->limbs, n, j->k, pixels, SIGN[y], SIGN[x], 2 * j->k,
-                                               s->data + s->next * FLRP_CHUNK, j->chunk_size, j->plane);
-        s->next += n, most -= n;
+        s->special |= j->limbs->split_winograd(j->p->limbs, channels, pixels, SIGN[y], SIGN[x],
+                                               s->data + s->tile * FLRP_CHUNK + s->chunk * j->chunk_size,
+                                               j->chunk_size, j->plane);
+        s->chunk += n, most -= n;
+        if (s->chunk == j->chunks) s->tile++, s->chunk = 0;
     }
 }
 
@@ -113,7 +121,7 @@ static void add_some(frame *f, int64_t most) {
     for (int64_t n; most > 0 && f->added < f->count; f->added += n, most -= n) {
         const int64_t row = f->added % j->rows, in_register = f->added / j->rows * FLRP_LIMB_ROWS + row;
         n = flrp_min(most, flrp_min(j->rows - row, f->count - f->added));
-        j->limbs->add_winograd(n, f->sums + in_register * FLRP_LIMB_OUTPUTS, f->factors,
+        j->limbs->add_winograd(n, f->pending + in_register * FLRP_LIMB_OUTPUTS, f->factors,
                                f->outputs + (f->at + f->added) * 4 * j->outputs + f->panel * FLRP_LIMB_OUTPUTS,
                                j->outputs);
     }
@@ -121,32 +129,37 @@ static void add_some(frame *f, int64_t most) {
 
 static void in_shadow(void *context) {
     frame *f = context;
-    switch (f->step++ % TURN) {
-    case 0: add_some(f, f->step_tiles); break;
-    case 1: split_some(f, &f->soon, f->step_split); break;
-    }
+    add_some(f, f->step_tiles);
+    split_some(f, &f->soon, f->step_split);
     /* Into L2, where a line's neighbour comes along by itself. */
     for (int64_t i = 0; i < f->step_weights && f->weights < f->weights_end; i++, f->weights += 2 * FLRP_CACHE_LINE)
         __builtin_prefetch(f->weights, 0, 2);
 }
 
-/* All tiles of one value times one panel of weights. */
+/* All tiles of one value times one panel of weights, slice by slice of the reduction. */
 static void run_panel(frame *f, const uint16_t *weights, int64_t panel) {
     const job *j = f->j;
-    const int64_t zero = 0, turns = flrp_ceil_div(j->chunks, TURN), blocks = flrp_ceil_div(f->tiles, 2 * j->rows);
-    flrp_limb_block t = {.b = weights, .taps = &zero, .tap_count = 1, .chunks = j->chunks, .a_chunk = j->chunk_size,
-                         .a_limb = j->plane, .below = j->rows * FLRP_CHUNK, .limbs = j->p->limbs,
+    const int64_t zero = 0, blocks = flrp_ceil_div(f->tiles, 2 * j->rows);
+    flrp_limb_block t = {.b = weights, .taps = &zero, .tap_count = 1, .a_chunk = j->chunk_size, .a_limb = j->plane,
+                         .below = j->rows * FLRP_CHUNK, .limbs = j->p->limbs,
                          .finite = f->now.special && j->p->limbs > 1, .aside = in_shadow, .context = f};
     f->weights = (const char *)weights + weight_bytes(j), f->weights_end = f->weights + weight_bytes(j);
     f->step_weights = flrp_ceil_div(weight_bytes(j), 2 * FLRP_CACHE_LINE * j->chunks * blocks);
-    f->step_tiles = flrp_ceil_div(2 * FLRP_LIMB_ROWS, turns);
-    f->step_split = flrp_ceil_div(f->tiles, j->panels * blocks * flrp_max(1, (j->chunks + TURN - 2) / TURN));
-    for (int64_t at = 0; at < f->tiles; at += 2 * j->rows) {
-        t.a = f->now.data + at * FLRP_CHUNK;
-        t.tiles = f->tiles - at > j->rows ? 2 : 1;
-        f->step = 0;
-        j->limbs->block(&t, f->sums);
-        f->at = at, f->count = flrp_min(2 * j->rows, f->tiles - at), f->panel = panel, f->added = 0;
+    f->step_split = flrp_ceil_div(f->tiles, j->panels * blocks); /* as many steps as chunks in each */
+    for (int64_t chunk = 0; chunk < j->chunks; chunk += t.chunks) {
+        float *sums = f->sums;
+        t.chunks = flrp_min(SLICE, j->chunks - chunk);
+        t.more = chunk > 0;
+        f->step_tiles = flrp_ceil_div(2 * j->rows, t.chunks);
+        for (int64_t at = 0; at < f->tiles; at += 2 * j->rows, sums += 2 * FLRP_LIMB_ROWS * FLRP_LIMB_OUTPUTS) {
+            t.a = f->now.data + at * FLRP_CHUNK + chunk * j->chunk_size;
+            t.tiles = f->tiles - at > j->rows ? 2 : 1;
+            j->limbs->block(&t, sums);
+            if (chunk + t.chunks < j->chunks) continue;
+            f->at = at, f->count = flrp_min(2 * j->rows, f->tiles - at), f->panel = panel, f->added = 0;
+            f->pending = sums;
+        }
+        t.b += t.chunks * j->p->limbs * FLRP_LIMB_SIZE;
     }
 }
 
@@ -155,13 +168,14 @@ static void run_side(frame *f, int side) {
     const job *j = f->j;
     const int64_t size = weight_bytes(j) / (int64_t)sizeof(uint16_t);
     memset(f->outputs, 0, (size_t)(f->tiles * 4 * j->outputs) * sizeof(float));
-    f->now.value = f->now.next = f->now.special = 0;
+    f->now.value = f->now.special = 0;
+    f->now.tile = f->now.chunk = 0;
     for (int value = 0; value < VALUES; value++) {
         split_some(f, &f->now, INT64_MAX);
         if (f->now.special && j->p->limbs > 1) flrp_copy_finite(f->now.data, j->chunks, j->p->limbs, j->plane);
         for (int q = 0; q < 4; q++) f->factors[q] = FACTORS[q / 2][value / 4] * FACTORS[q % 2][value % 4];
         f->soon.value = value + 1, f->soon.special = 0;
-        f->soon.next = value + 1 < VALUES ? 0 : f->tiles;
+        f->soon.tile = value + 1 < VALUES ? 0 : f->tiles, f->soon.chunk = 0;
         for (int64_t panel = 0; panel < j->panels; panel++)
             run_panel(f, j->p->bf16 + ((side * VALUES + value) * j->panels + panel) * size, panel);
         add_some(f, INT64_MAX);
@@ -203,10 +217,11 @@ static void finish(const frame *f, int side) {
 
 static void run_share(void *context, int64_t share, int thread) {
     const job *j = context;
-    char *own = j->scratch + share * (j->source_bytes + 2 * j->planes_bytes + j->outputs_bytes);
+    char *own = j->scratch + share * share_bytes(j);
     frame f = {.j = j, .now.data = (uint16_t *)own, .soon.data = (uint16_t *)(own + j->planes_bytes)};
     f.outputs = (float *)(own + 2 * j->planes_bytes);
-    f.source = (float *)(own + 2 * j->planes_bytes + j->outputs_bytes);
+    f.sums = (float *)(own + 2 * j->planes_bytes + j->outputs_bytes);
+    f.source = (float *)(own + 2 * j->planes_bytes + j->outputs_bytes + j->sums_bytes);
     (void)thread;
     j->limbs->start(j->rows);
     for (int64_t block = j->blocks * share / j->shares; block < j->blocks * (share + 1) / j->shares; block++) {
@@ -231,7 +246,7 @@ int flrp_winograd_limbs_run(int isa, int threads, const flrp_product *p, int64_t
                         p->dst_c * flrp_limb_products(p->limbs) / TILE_SPEED;
     j.shares = flrp_threads_for(threads, INT64_MAX, work);
     plan(&j, samples);
-    void *scratch = malloc((size_t)(j.shares * (j.source_bytes + 2 * j.planes_bytes + j.outputs_bytes)) + FLRP_CACHE_LINE);
+    void *scratch = malloc((size_t)(j.shares * share_bytes(&j)) + FLRP_CACHE_LINE);
     if (!scratch) return FLRP_NO_MEMORY;
     j.scratch = (char *)flrp_aligned(scratch);
     flrp_parallel(j.shares, j.shares, 1e12, run_share, &j);

@@ -62,12 +62,15 @@ LIMB_INLINE __m512 widened(__m256i limb) {
 
 /* The same by the processor's own rounding, which takes denormal numbers for 0 as tiles do. It would make large numbers
  * infinite: left to the code above, as what is not finite is. */
-LIMB_INLINE uint32_t split_fast(const int limbs, const float *x, uint16_t *dst, int64_t dst_limb) {
+LIMB_INLINE uint32_t split_vectors(const int limbs, __m512 low, __m512 high, uint16_t *dst, int64_t dst_limb) {
     const __m512i magnitude = _mm512_set1_epi32(0x7fffffff), largest = _mm512_set1_epi32(0x7f7f7fff);
-    __m512 low = _mm512_loadu_ps(x), high = _mm512_loadu_ps(x + FLRP_CHUNK / 2);
     if (_mm512_cmpgt_epi32_mask(_mm512_and_epi32(_mm512_castps_si512(low), magnitude), largest) |
-        _mm512_cmpgt_epi32_mask(_mm512_and_epi32(_mm512_castps_si512(high), magnitude), largest))
+        _mm512_cmpgt_epi32_mask(_mm512_and_epi32(_mm512_castps_si512(high), magnitude), largest)) {
+        float x[FLRP_CHUNK];
+        _mm512_storeu_ps(x, low);
+        _mm512_storeu_ps(x + FLRP_CHUNK / 2, high);
         return split_chunk(limbs, x, dst, dst_limb);
+    }
     for (int limb = 0;; dst += dst_limb) {
         const __m512i found = (__m512i)_mm512_cvtne2ps_pbh(high, low);
         _mm512_storeu_si512(dst, found);
@@ -76,9 +79,30 @@ LIMB_INLINE uint32_t split_fast(const int limbs, const float *x, uint16_t *dst, 
         high = _mm512_sub_ps(high, widened(_mm512_extracti64x4_epi64(found, 1)));
     }
 }
-#define SPLIT split_fast
+LIMB_INLINE uint32_t split_next(const int limbs, const float *x, uint16_t *dst, int64_t dst_limb) {
+    return split_vectors(limbs, _mm512_loadu_ps(x), _mm512_loadu_ps(x + FLRP_CHUNK / 2), dst, dst_limb);
+}
+
+LIMB_INLINE __m512 winograd_value(const float *const x[4], int64_t at, __m512 down, __m512 right) {
+    const __m512 left = _mm512_fmadd_ps(down, _mm512_loadu_ps(x[1] + at), _mm512_loadu_ps(x[0] + at));
+    return _mm512_fmadd_ps(right, _mm512_fmadd_ps(down, _mm512_loadu_ps(x[3] + at), _mm512_loadu_ps(x[2] + at)), left);
+}
+
+LIMB_INLINE uint32_t split_value(const int limbs, const float *const x[4], int64_t at, float down, float right,
+                                 uint16_t *dst, int64_t dst_limb) {
+    const __m512 d = _mm512_set1_ps(down), r = _mm512_set1_ps(right);
+    return split_vectors(limbs, winograd_value(x, at, d, r), winograd_value(x, at + FLRP_CHUNK / 2, d, r), dst, dst_limb);
+}
 #else
-#define SPLIT split_chunk
+#define split_next split_chunk
+
+LIMB_INLINE uint32_t split_value(const int limbs, const float *const x[4], int64_t at, float down, float right,
+                                 uint16_t *dst, int64_t dst_limb) {
+    float value[FLRP_CHUNK];
+    for (int64_t k = 0; k < FLRP_CHUNK; k++)
+        value[k] = (x[0][at + k] + down * x[1][at + k]) + right * (x[2][at + k] + down * x[3][at + k]);
+    return split_chunk(limbs, value, dst, dst_limb);
+}
 #endif
 
 LIMB_INLINE uint32_t split_pixels(const int limbs, int64_t pixels, int64_t channels, const float *x, int64_t step,
@@ -87,13 +111,13 @@ LIMB_INLINE uint32_t split_pixels(const int limbs, int64_t pixels, int64_t chann
     for (int64_t i = 0; i < pixels; i++, x += step, dst += FLRP_CHUNK) {
         int64_t c = 0;
         for (; c + FLRP_CHUNK <= channels; c += FLRP_CHUNK) {
-            found = SPLIT(limbs, x + c, dst + c / FLRP_CHUNK * dst_chunk, dst_limb);
+            found = split_next(limbs, x + c, dst + c / FLRP_CHUNK * dst_chunk, dst_limb);
             most = most > found ? most : found;
         }
         if (c < channels) {
             float rest[FLRP_CHUNK] = {0};
             memcpy(rest, x + c, (size_t)(channels - c) * sizeof(float));
-            found = SPLIT(limbs, rest, dst + c / FLRP_CHUNK * dst_chunk, dst_limb);
+            found = split_next(limbs, rest, dst + c / FLRP_CHUNK * dst_chunk, dst_limb);
             most = most > found ? most : found;
         }
     }
@@ -109,30 +133,36 @@ static int split(int limbs, int64_t pixels, int64_t channels, const float *x, in
     }
 }
 
-LIMB_INLINE int split_values(const int limbs, int64_t tiles, int64_t channels, const float *const x[4], float down,
-                             float right, int64_t step, uint16_t *dst, int64_t dst_chunk, int64_t dst_limb) {
-    uint32_t most = 0;
-    for (int64_t i = 0; i < tiles; i++, dst += FLRP_CHUNK)
-        for (int64_t c = 0; c < channels; c += FLRP_CHUNK) {
-            const int64_t at = i * step + c, n = channels - c < FLRP_CHUNK ? channels - c : FLRP_CHUNK;
-            const float *const a = x[0] + at, *const b = x[1] + at, *const d = x[2] + at, *const e = x[3] + at;
-            float value[FLRP_CHUNK] = {0};
-            if (n == FLRP_CHUNK)
-                for (int k = 0; k < FLRP_CHUNK; k++) value[k] = (a[k] + down * b[k]) + right * (d[k] + down * e[k]);
-            else
-                for (int64_t k = 0; k < n; k++) value[k] = (a[k] + down * b[k]) + right * (d[k] + down * e[k]);
-            const uint32_t found = SPLIT(limbs, value, dst + c / FLRP_CHUNK * dst_chunk, dst_limb);
-            most = most > found ? most : found;
-        }
+/* The last chunk's channels, zeros past their end. */
+LIMB_INLINE uint32_t split_last_value(const int limbs, const float *const x[4], int64_t at, int64_t n, float down,
+                                      float right, uint16_t *dst, int64_t dst_limb) {
+    float pixels[4][FLRP_CHUNK] = {{0}};
+    const float *const copies[4] = {pixels[0], pixels[1], pixels[2], pixels[3]};
+    for (int i = 0; i < 4; i++) memcpy(pixels[i], x[i] + at, (size_t)n * sizeof(float));
+    return split_value(limbs, copies, 0, down, right, dst, dst_limb);
+}
+
+LIMB_INLINE int split_values(const int limbs, int64_t channels, const float *const x[4], float down, float right,
+                             uint16_t *dst, int64_t dst_chunk, int64_t dst_limb) {
+    uint32_t most = 0, found;
+    int64_t c = 0;
+    for (; c + FLRP_CHUNK <= channels; c += FLRP_CHUNK, dst += dst_chunk) {
+        found = split_value(limbs, x, c, down, right, dst, dst_limb);
+        most = most > found ? most : found;
+    }
+    if (c < channels) {
+        found = split_last_value(limbs, x, c, channels - c, down, right, dst, dst_limb);
+        most = most > found ? most : found;
+    }
     return most == EXPONENT;
 }
 
-static int split_winograd(int limbs, int64_t tiles, int64_t channels, const float *const x[4], float down, float right,
-                          int64_t step, uint16_t *dst, int64_t dst_chunk, int64_t dst_limb) {
+static int split_winograd(int limbs, int64_t channels, const float *const x[4], float down, float right, uint16_t *dst,
+                          int64_t dst_chunk, int64_t dst_limb) {
     switch (limbs) {
-    case 1: return split_values(1, tiles, channels, x, down, right, step, dst, dst_chunk, dst_limb);
-    case 2: return split_values(2, tiles, channels, x, down, right, step, dst, dst_chunk, dst_limb);
-    default: return split_values(3, tiles, channels, x, down, right, step, dst, dst_chunk, dst_limb);
+    case 1: return split_values(1, channels, x, down, right, dst, dst_chunk, dst_limb);
+    case 2: return split_values(2, channels, x, down, right, dst, dst_chunk, dst_limb);
+    default: return split_values(3, channels, x, down, right, dst, dst_chunk, dst_limb);
     }
 }
 
