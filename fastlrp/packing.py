@@ -159,7 +159,7 @@ def prefers_winograd_limbs(sweep: Sweep, count: int, weight: Array) -> bool:
 
 
 def winograd_limbs(weight: Array, sweep: Sweep, count: int) -> Array:
-    """[side][value][panel][chunk][limb][16 outputs][pair][output][2] over all parts' channels, from transformed weights."""
+    """[side][value][panel][chunk][limb][16 outputs][pair][output][2] over all parts' channels, weights transformed."""
     taken = weight[:, _taps(sweep.rows.kernel), _taps(sweep.cols.kernel)].astype(np.float64)
     sides, taps, _, parts, channels, outputs = taken.shape
     turned = (TRANSFORMS[taps] @ taken.reshape(sides, taps * taps, -1)).astype(np.float32)
