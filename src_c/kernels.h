@@ -19,6 +19,7 @@ typedef struct {
     const float *b;
     const int64_t *a_offsets, *b_offsets;
     int64_t segments, length, a_step, b_step;
+    int more; /* go on with what is in acc */
 } flrp_tile;
 
 /* A block of sums over samples that lie side by side, a vector each: out[m * out_row + v * out_place] is the sum over

@@ -13,9 +13,11 @@
 
 #define SHORT_SEGMENT 16 /* runs shorter than this become segments of one element */
 #define MOST_SHORT 512   /* unless their offsets would crowd the L1 cache */
-#define SCRATCH_TARGET (192 * 1024) /* bytes of source rows per task: they stay in L2 beside a weight panel */
+#define LONG_SEGMENT 128
+#define WEIGHTS_TARGET (32 << 10) /* bytes of a panel's weights that all blocks of pixels take from L1 */
+#define SCRATCH_TARGET (37 << 10) /* bytes of source rows per task and lane: they stay in L2 beside a slice of weights */
 
-#define SLICE_TARGET (128 * 1024)   /* bytes of what the epilogue touches */
+#define SLICE_TARGET (24 << 10)   /* bytes a lane of what the epilogue touches */
 #define LEAST_SLICE 48              /* pixels */
 #define MOST_LISTED 256             /* blocks of pixels, about: their list stays in L1 */
 
@@ -43,7 +45,9 @@ typedef struct {
     int64_t block_samples, block_rows, sample_blocks, row_blocks, panel_blocks, panels;
     char *scratch;
     int64_t slice, most_blocks; /* rows that go through all panels together, and their blocks */
+    int64_t slice_segments;     /* of the reduction, that all of these go through together */
     int64_t scratch_size, line_size; /* floats per thread: source rows, and a narrow product's output line */
+    int64_t sums_size;               /* and sums of blocks */
     int64_t thread_bytes; /* of a thread's scratch, the blocks first */
 } job;
 
@@ -69,7 +73,7 @@ static void plan_tasks(job *j, int threads) {
     const flrp_product *p = j->p;
     const int64_t rows = p->rows.count, per_row = p->rows.step * (p->cols.count * p->cols.step + j->span_w) *
                                                   p->src_c * p->parts * (int64_t)sizeof(float);
-    const int64_t fit = flrp_max(1, SCRATCH_TARGET / flrp_max(per_row, 1));
+    const int64_t fit = flrp_max(1, SCRATCH_TARGET * j->kernels->lanes / flrp_max(per_row, 1));
     const int width = j->kernels->lanes * j->kernels->panel_vectors;
     j->panels = narrow(p) ? 1 : flrp_ceil_div(p->dst_c / p->groups, width);
     j->block_rows = flrp_min(rows, fit);
@@ -108,6 +112,13 @@ static void plan_strides(job *j) {
     j->scratch_size = j->block_samples * j->image + FLRP_MAX_VECTORS * j->kernels->lanes;
 }
 
+/* Of how many pieces of the same length a long run is made, so that a few of them have their weights in L1. */
+static int64_t pieces_of(int64_t length) {
+    int64_t pieces = flrp_max(1, flrp_ceil_div(length, LONG_SEGMENT));
+    while (length % pieces) pieces++;
+    return pieces > 4 * flrp_ceil_div(length, LONG_SEGMENT) ? 1 : pieces;
+}
+
 /* Segments of the reduction axis for every row tap, in the order of the packed weights. */
 static int plan_segments(job *j) {
     const flrp_product *p = j->p;
@@ -124,6 +135,8 @@ static int plan_segments(job *j) {
         j->row_segments = p->cols.taps * p->parts;
         j->length = group_c;
     }
+    const int64_t pieces = narrow(p) ? 1 : pieces_of(j->length);
+    j->row_segments *= pieces, j->length /= pieces;
     const int flat = j->length < SHORT_SEGMENT && p->rows.taps * j->row_segments <= MOST_SHORT;
     const int64_t each = flat ? j->length : 1, count = p->rows.taps * j->row_segments * each;
     j->a_offsets = malloc((size_t)flrp_max(2 * count, 1) * sizeof(int64_t));
@@ -136,8 +149,9 @@ static int plan_segments(job *j) {
             j->a_offsets[i] = i * (flat ? 1 : j->length) * p->dst_c * p->sides;
             j->b_offsets[i] = line + r * spacing(&p->cols) + i % each * j->plane;
         } else {
-            const int64_t col = merged ? 0 : p->cols.offsets[r / p->parts] - p->cols.offsets[0];
-            j->a_offsets[i] = line + col * j->pixel + (merged ? 0 : r % p->parts * p->src_c) + i % each;
+            const int64_t run = r / pieces, col = merged ? 0 : p->cols.offsets[run / p->parts] - p->cols.offsets[0];
+            j->a_offsets[i] = line + col * j->pixel + (merged ? 0 : run % p->parts * p->src_c) +
+                              r % pieces * j->length + i % each;
             j->b_offsets[i] = i * (flat ? 1 : j->length) * width;
         }
     }
@@ -251,25 +265,43 @@ static int64_t list_blocks(const job *j, const float *source, int64_t sample, in
     return n;
 }
 
-/* Blocks of pixels times one panel of output channels. */
-static void run_panel(const job *j, const block *blocks, int64_t count, int64_t group, int64_t panel, int64_t k_total) {
+/* A block of pixels times one panel's weights of segments [begin, end), of which it has those of its row taps. */
+static void run_block(const job *j, const block *b, const float *weights, int64_t begin, int64_t end, int vectors,
+                      float *acc) {
+    const int64_t width = (int64_t)j->kernels->lanes * j->kernels->panel_vectors;
+    const int64_t first = flrp_max(begin, b->first * j->row_segments), last = flrp_min(end, b->last * j->row_segments);
+    flrp_tile t = {.a = b->a, .b = weights, .length = j->length, .a_step = 1, .b_step = width, .more = begin > 0,
+                   .a_offsets = j->a_offsets + first, .b_offsets = j->flat ? 0 : j->b_offsets + first,
+                   .segments = flrp_max(0, last - first)};
+    if (j->flat) t.b += first * width;
+    if (t.segments || !t.more) j->kernels->tile((int)b->count, vectors, &t, acc);
+}
+
+/* Blocks of pixels times one panel of output channels, slice by slice of the reduction: a slice's weights stay in L1
+ * for all blocks. */
+static void run_panel(const job *j, const block *blocks, int64_t count, int64_t group, int64_t panel, int64_t k_total,
+                      float *sums) {
     const flrp_product *p = j->p;
     const flrp_kernels *kernels = j->kernels;
     const int64_t group_out = p->dst_c / p->groups, width = (int64_t)kernels->lanes * kernels->panel_vectors;
     const int64_t n = flrp_min(width, group_out - panel * width), vectors = flrp_ceil_div(n, kernels->lanes);
-    const int64_t channel = group * group_out + panel * width;
-    const float *weights = p->weights + (group * j->panels + panel) * k_total * width;
-    float acc[FLRP_MAX_TILE] __attribute__((aligned(64)));
-    flrp_tile t = {.length = j->length, .a_step = 1, .b_step = width};
-    for (const block *b = blocks; b < blocks + count; b++) {
-        set_segments(j, &t, b->first, b->last);
-        t.a = b->a;
-        for (int side = 0; side < p->sides; side++) {
-            t.b = weights + side * p->groups * j->panels * k_total * width;
-            if (j->flat) t.b += b->first * j->row_segments * width;
-            for (int64_t m = 0; m < b->count; m++) flrp_prefetch_ends(j->epilogue, side, b->offsets[m] + channel, n);
-            kernels->tile((int)b->count, (int)vectors, &t, acc);
-            kernels->finish(j->epilogue, side, (int)b->count, n, channel, acc, vectors * kernels->lanes, b->offsets);
+    const int64_t channel = group * group_out + panel * width, segments = p->rows.taps * j->row_segments;
+    const int several = j->slice_segments < segments;
+    for (int side = 0; side < p->sides; side++) {
+        const float *weights = p->weights + ((side * p->groups + group) * j->panels + panel) * k_total * width;
+        for (int64_t begin = 0, end; begin == 0 || begin < segments; begin = end) {
+            end = flrp_min(segments, begin + j->slice_segments);
+            for (int64_t i = 0; i < count; i++) {
+                const block *b = &blocks[i];
+                float *acc = sums + (several ? i * FLRP_MAX_TILE : 0);
+                if (end == segments)
+                    for (int64_t m = 0; m < b->count; m++)
+                        flrp_prefetch_ends(j->epilogue, side, b->offsets[m] + channel, n);
+                run_block(j, b, weights, begin, end, (int)vectors, acc);
+                if (end == segments)
+                    kernels->finish(j->epilogue, side, (int)b->count, n, channel, acc, vectors * kernels->lanes, b->offsets);
+            }
+            if (end == begin) break;
         }
     }
 }
@@ -347,10 +379,14 @@ static void plan_slices(job *j) {
     const int64_t arrays = 1 + (e->factors[0].data != 0) + (e->ratio.relevance != 0), cols = j->p->cols.count;
     const int64_t per_row = arrays * cols * j->p->dst_c * (int64_t)sizeof(float);
     const int64_t row_blocks = flrp_ceil_div(cols, FLRP_MAX_ROWS) + 1; /* at most: one may be cut at its end */
-    const int64_t fit = flrp_min(SLICE_TARGET / per_row, MOST_LISTED / row_blocks);
+    const int64_t fit = flrp_min(SLICE_TARGET * j->kernels->lanes / per_row, MOST_LISTED / row_blocks);
     j->slice = flrp_min(j->block_rows, flrp_max(flrp_ceil_div(LEAST_SLICE, cols), fit));
     if (j->block_samples > 1) j->slice = j->block_rows;
     j->most_blocks = narrow(j->p) ? 0 : j->block_samples * j->slice * row_blocks;
+    const int64_t width = (int64_t)j->kernels->lanes * j->kernels->panel_vectors, segments = j->p->rows.taps * j->row_segments;
+    const int64_t bytes = flrp_max(1, j->length * width * (int64_t)sizeof(float));
+    j->slice_segments = flrp_max(1, j->most_blocks > 1 ? WEIGHTS_TARGET / bytes : segments);
+    j->sums_size = FLRP_MAX_TILE * (j->slice_segments < segments ? j->most_blocks : 1);
 }
 
 static void run_task(void *context, int64_t task, int thread) {
@@ -361,7 +397,7 @@ static void run_task(void *context, int64_t task, int thread) {
     const int64_t samples = flrp_min(j->block_samples, j->samples - sample);
     const int64_t rows = flrp_min(j->block_rows, p->rows.count - row);
     block *blocks = (block *)(j->scratch + thread * j->thread_bytes);
-    float *scratch = (float *)(blocks + j->most_blocks);
+    float *sums = flrp_aligned(blocks + j->most_blocks), *scratch = sums + j->sums_size;
     const float *source = scratch;
     if (j->copies) copy_source(j, sample, samples, row, rows, scratch);
     else
@@ -377,7 +413,7 @@ static void run_task(void *context, int64_t task, int thread) {
         for (int64_t group = 0; group < p->groups; group++) {
             const float *from = source + r * p->rows.step * j->line + group * (p->src_c / p->groups);
             const int64_t count = list_blocks(j, from, sample, samples, row + r, flrp_min(j->slice, rows - r), blocks);
-            for (int64_t panel = begin; panel < end; panel++) run_panel(j, blocks, count, group, panel, k_total);
+            for (int64_t panel = begin; panel < end; panel++) run_panel(j, blocks, count, group, panel, k_total, sums);
         }
 }
 
@@ -405,8 +441,9 @@ int flrp_product_run(int isa, int threads, const flrp_product *p, int64_t sample
     plan_strides(&j);
     if (plan_segments(&j)) return FLRP_NO_MEMORY;
     plan_slices(&j);
-    const int64_t floats = (j.scratch_size + j.line_size) * (int64_t)sizeof(float);
-    j.thread_bytes = flrp_ceil_div(floats + j.most_blocks * (int64_t)sizeof(block), FLRP_CACHE_LINE) * FLRP_CACHE_LINE;
+    const int64_t bytes = (j.scratch_size + j.line_size + j.sums_size) * (int64_t)sizeof(float) +
+                          j.most_blocks * (int64_t)sizeof(block);
+    j.thread_bytes = (flrp_ceil_div(bytes, FLRP_CACHE_LINE) + 1) * FLRP_CACHE_LINE;
     j.scratch = malloc((size_t)(threads * j.thread_bytes));
     if (!j.scratch) {
         free(j.a_offsets);

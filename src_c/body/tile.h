@@ -1,6 +1,6 @@
 /* The micro-kernel: a block of rows x vectors accumulators over segments of the reduction axis.
  *
- * acc[m][n] = sum over t, k of a[m][a_offsets[t] + k * a_step] * b[b_offsets[t] + k * b_step + n].
+ * acc[m][n] (+)= sum over t, k of a[m][a_offsets[t] + k * a_step] * b[b_offsets[t] + k * b_step + n].
  * Every output's terms are added in the same order whatever the block's size, so that results do not
  * depend on how a product is cut into blocks.
  */
@@ -31,7 +31,7 @@ FLRP_INLINE void tile_block(const int rows, const int vectors, const flrp_tile *
     for (int m = 0; m < rows; m++) {
         a[m] = t->a[m];
 #pragma GCC unroll 4
-        for (int v = 0; v < vectors; v++) acc[m][v] = v_set1(0);
+        for (int v = 0; v < vectors; v++) acc[m][v] = t->more ? v_load(out + (m * vectors + v) * VW) : v_set1(0);
     }
     if (!b_offsets) {
         const float *b = t->b;
