@@ -183,6 +183,8 @@ void flrp_ratio_map(int isa, int threads, int64_t samples, int64_t size, int64_t
 void flrp_gamma_map(int isa, int threads, int64_t samples, int64_t size, int64_t channels, const float *p,
                     const float *q, const float *z, const float *bias, float gamma, const flrp_ratio *ratio,
                     float *a, float *b);
+/* out[group * width + lane] = sum over i < n of x[(group * n + i) * width + lane]. */
+void flrp_group_sum(int isa, int threads, int64_t groups, int64_t n, int64_t width, const float *x, float *out);
 void flrp_activation(int isa, int threads, int kind, float parameter, int64_t size, const float *x, float *out);
 void flrp_activation_backward(int isa, int threads, int kind, float parameter, int64_t size, const float *x,
                               const float *g, float *out);
@@ -221,12 +223,13 @@ typedef struct {
  * ACTIVATION_BACKWARD: x, g; PICK: outputs, kind 0: their value at the class, 1: one; AFFINE: (x - constants[0]) * [1] /
  * [2] + [3], `channels` of each; COMBINE: two, kind 0: their sum, 1: product; COPY: x to where `copy` says; kind 1:
  * `parameter` everywhere else; WEIGHT_GRADIENT: x, g, `kind` groups, `channels` outputs, and CHANNEL_SUM: g, `channels`,
- * one output for all samples, outside the arena; TURN: x, kind 0: of samples one by one to samples side by side, 1: back. */
+ * one output for all samples, outside the arena; TURN: x, kind 0: of samples one by one to samples side by side, 1:
+ * back; GROUP_SUM: x, groups of `channels` (of all samples side by side). */
 enum {
     FLRP_STEP_PRODUCT, FLRP_STEP_SUM_POOL, FLRP_STEP_SUM_POOL_BACKWARD, FLRP_STEP_MAX_POOL,
     FLRP_STEP_MAX_POOL_BACKWARD, FLRP_STEP_MAX_POOL_SHARE, FLRP_STEP_RATIO, FLRP_STEP_GAMMA, FLRP_STEP_ACTIVATION,
     FLRP_STEP_ACTIVATION_BACKWARD, FLRP_STEP_PICK, FLRP_STEP_AFFINE, FLRP_STEP_COMBINE, FLRP_STEP_COPY,
-    FLRP_STEP_TURN, FLRP_STEP_WEIGHT_GRADIENT, FLRP_STEP_CHANNEL_SUM
+    FLRP_STEP_TURN, FLRP_STEP_WEIGHT_GRADIENT, FLRP_STEP_CHANNEL_SUM, FLRP_STEP_GROUP_SUM
 };
 
 typedef struct {

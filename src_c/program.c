@@ -150,6 +150,9 @@ static int run_step(const frame *f, const flrp_step *s, int threads) {
                                     f->j->p->slots[s->in[1].slot].offset >= 0, out);
     case FLRP_STEP_CHANNEL_SUM:
         return flrp_channel_sum(isa, n, size_of(f, s->in[0].slot) / s->channels, s->channels, a.data, out);
+    case FLRP_STEP_GROUP_SUM:
+        flrp_group_sum(isa, threads, n * size / f->j->p->width, s->channels / f->j->p->width, f->j->p->width, a.data, out);
+        break;
     }
     return FLRP_OK;
 }

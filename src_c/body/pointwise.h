@@ -150,17 +150,3 @@ static void gamma_map(int64_t n, int64_t channels, const float *p, const float *
             store_some(b + i, v_if_zero(zv, v_mul(zero, rv), bb), left);
         }
 }
-
-/* Four sums run side by side, row by row, and are added up at the end. */
-static void channel_sum(int64_t rows, int64_t channels, const float *g, float *out) {
-    for (int64_t c = 0; c < channels; c += VW) {
-        const int64_t left = channels - c;
-        vf sums[4] = {v_set1(0), v_set1(0), v_set1(0), v_set1(0)};
-        int64_t row = 0;
-        for (; row + 4 <= rows; row += 4)
-#pragma GCC unroll 4
-            for (int i = 0; i < 4; i++) sums[i] = v_add(sums[i], load_some(g + (row + i) * channels + c, left));
-        for (; row < rows; row++) sums[0] = v_add(sums[0], load_some(g + row * channels + c, left));
-        store_some(out + c, v_add(v_add(sums[0], sums[1]), v_add(sums[2], sums[3])), left);
-    }
-}
