@@ -179,7 +179,8 @@ cdef class Product:
 
     cdef object __weakref__
     cdef flrp_product *sweeps
-    cdef Py_ssize_t count, src_size, dst_size, dst_channels, parts, sides
+    cdef Py_ssize_t count, src_size, dst_size, dst_channels, parts
+    cdef readonly Py_ssize_t sides
     cdef int isa
     cdef tuple shapes
     cdef list keep  # arrays that the sweeps point into
@@ -388,7 +389,7 @@ cdef class Product:
             e.factors[i].data = NULL
             if factors is not None:
                 fill_operand(&e.factors[i], factors[i], samples, self.dst_size, "factor")
-        e.factor_period, e.sign = self.dst_size, sign
+        e.factor_period, e.relu, e.sign = self.dst_size, 0, sign
         with nogil:
             for i in range(self.count):
                 status = flrp_product_run(self.isa, run_threads, &self.sweeps[i], samples, sources, &e)

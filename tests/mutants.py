@@ -125,6 +125,8 @@ MUTANTS = [
     Mutant("fusing, other readers", "fastlrp/fusing.py", "and all((reader.op, at) in POOL_READS",
            "and any((reader.op, at) in POOL_READS"),
     Mutant("fusing, what is asked for", "fastlrp/fusing.py", "if step.out[0].index not in external}", "}"),
+    Mutant("epilogue, ReLU", "src_c/body/pointwise.h", "if (relu) v = v_positive(v);", ""),
+    Mutant("fusing, readers of products", "fastlrp/fusing.py", "if len(readers[i]) == 1}", "if readers[i]}"),
     Mutant("max pool, ties", "src_c/body/pool.h", "(in[c] > o[c])", "(in[c] >= o[c])"),
     Mutant("max pool, NaN", "src_c/body/pool.h", " | (in[c] != in[c])", ""),
     Mutant("max pool, dilation", "src_c/body/pool.h", "left + kx * w->dilation_w", "left + kx"),
