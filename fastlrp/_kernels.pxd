@@ -27,7 +27,7 @@ cdef extern from "fastlrp.h" nogil:
         flrp_ratio ratio
         flrp_operand factors[2]
         int64_t factor_period
-        int sign
+        int relu, sign
     ctypedef struct flrp_axis:
         int64_t count, step, start, stride, taps
         const int64_t *offsets
@@ -93,6 +93,7 @@ cdef extern from "fastlrp.h" nogil:
     void flrp_gamma_map(int isa, int threads, int64_t samples, int64_t size, int64_t channels, const float *p,
                         const float *q, const float *z, const float *bias, float gamma, const flrp_ratio *ratio,
                         float *a, float *b)
+    void flrp_group_sum(int isa, int threads, int64_t groups, int64_t n, int64_t width, const float *x, float *out)
     void flrp_activation(int isa, int threads, int kind, float parameter, int64_t size, const float *x, float *out)
     void flrp_activation_backward(int isa, int threads, int kind, float parameter, int64_t size, const float *x,
                                   const float *g, float *out)
@@ -103,7 +104,7 @@ cdef extern from "fastlrp.h" nogil:
         FLRP_STEP_PRODUCT, FLRP_STEP_SUM_POOL, FLRP_STEP_SUM_POOL_BACKWARD, FLRP_STEP_MAX_POOL
         FLRP_STEP_MAX_POOL_BACKWARD, FLRP_STEP_MAX_POOL_SHARE, FLRP_STEP_RATIO, FLRP_STEP_GAMMA, FLRP_STEP_ACTIVATION
         FLRP_STEP_ACTIVATION_BACKWARD, FLRP_STEP_PICK, FLRP_STEP_AFFINE, FLRP_STEP_COMBINE, FLRP_STEP_COPY
-        FLRP_STEP_TURN, FLRP_STEP_WEIGHT_GRADIENT, FLRP_STEP_CHANNEL_SUM
+        FLRP_STEP_TURN, FLRP_STEP_WEIGHT_GRADIENT, FLRP_STEP_CHANNEL_SUM, FLRP_STEP_GROUP_SUM
     enum:
         FLRP_COPY_AXES
     ctypedef struct flrp_copy:

@@ -179,7 +179,8 @@ cdef class Product:
 
     cdef object __weakref__
     cdef flrp_product *sweeps
-    cdef Py_ssize_t count, src_size, dst_size, dst_channels, parts, sides
+    cdef Py_ssize_t count, src_size, dst_size, dst_channels, parts
+    cdef readonly Py_ssize_t sides
     cdef int isa
     cdef tuple shapes
     cdef list keep  # arrays that the sweeps point into
@@ -392,7 +393,7 @@ cdef class Product:
             e.factors[i].data = NULL
             if factors is not None:
                 fill_operand(&e.factors[i], factors[i], samples, self.dst_size, "factor")
-        e.factor_period, e.sign = self.dst_size, sign
+        e.factor_period, e.relu, e.sign = self.dst_size, 0, sign
         with nogil:
             for i in range(self.count):
                 status = flrp_product_run(self.isa, run_threads, &self.sweeps[i], samples, sources, &e)
@@ -428,7 +429,7 @@ STEPS = {"product": FLRP_STEP_PRODUCT, "sum_pool": FLRP_STEP_SUM_POOL,
          "activation": FLRP_STEP_ACTIVATION, "activation_backward": FLRP_STEP_ACTIVATION_BACKWARD,
          "pick": FLRP_STEP_PICK, "affine": FLRP_STEP_AFFINE, "combine": FLRP_STEP_COMBINE,
          "copy": FLRP_STEP_COPY, "turn": FLRP_STEP_TURN, "weight_gradient": FLRP_STEP_WEIGHT_GRADIENT,
-         "channel_sum": FLRP_STEP_CHANNEL_SUM}
+         "channel_sum": FLRP_STEP_CHANNEL_SUM, "group_sum": FLRP_STEP_GROUP_SUM}
 
 
 cdef class Program:
@@ -757,6 +758,21 @@ def ratio_map(sums, bias, ratio):
     cdef float *po = pointer(out, out.size, "out")
     with nogil:
         flrp_ratio_map(run_isa, run_threads, samples, size, channels, ps, stride, pb, &r, po)
+    return out
+
+
+def group_sum(x, int64_t groups):
+    """Σ over the channels of each group, of which there are `groups` side by side on the last axis."""
+    cdef int64_t rows, channels = x.shape[x.ndim - 1]
+    cdef int run_threads = threads, run_isa = isa
+    if not 1 <= groups <= channels or channels % groups:
+        raise ValueError(f"{channels} channels do not make {groups} groups")
+    rows = x.size // channels
+    out = empty((*x.shape[:x.ndim - 1], groups))
+    cdef const float *px = pointer(x, rows * channels, "x")
+    cdef float *po = pointer(out, out.size, "out")
+    with nogil:
+        flrp_group_sum(run_isa, run_threads, rows * groups, channels // groups, 1, px, po)
     return out
 
 

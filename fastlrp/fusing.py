@@ -1,4 +1,5 @@
-"""Steps that a program does without: ReLUs next to sum pools, which apply them to what they read and write anyway."""
+"""Steps that a program does without: ReLUs next to sum pools, which apply them to what they read and write anyway, and
+after products, which apply them to what they write."""
 
 from __future__ import annotations
 
@@ -20,8 +21,20 @@ def fused(steps: Sequence[Step], external: set[int]) -> list[Step]:
              and all((reader.op, at) in POOL_READS for reader, at in readers[i])}
     pools = {i: step for i, step in inner.items() if step.op == "sum_pool_backward" and step.sources[1] is None
              and [(reader.op, reader.kind, at) for reader, at in readers[i]] == [("activation_backward", RELU, 1)]}
-    kept = [step for step in steps if step.out[0].index not in relus.keys() | pools.keys()]
-    return [_gated(_reading_through(step, relus), pools) for step in kept]
+    ends = _ends(inner, readers, relus)
+    gone = relus.keys() | pools.keys() | {end.out[0].index for end in ends.values()}
+    kept = [step for step in steps if step.out[0].index not in gone]
+    return [_ending(_gated(_reading_through(step, relus), pools), ends) for step in kept]
+
+
+def _ends(inner: dict[int, Step], readers: dict[int, list[tuple[Step, int]]],
+          relus: dict[int, Step]) -> dict[int, Step]:
+    """The ReLUs that alone read what a product makes, by the slot of that; relus: those that are gone already."""
+    products = [i for i, step in inner.items() if step.op == "product" and step.product.sides == 1
+                and step.ratio is None and not step.factors]
+    ends = {i: readers[i][0][0] for i in products if len(readers[i]) == 1}
+    return {i: step for i, step in ends.items() if step.op == "activation" and step.kind == RELU
+            and step.out[0].index not in relus}
 
 
 def _readers(steps: Sequence[Step]) -> dict[int, list[tuple[Step, int]]]:
@@ -43,6 +56,11 @@ def _reading_through(step: Step, relus: dict[int, Step]) -> Step:
         source if source is None or source[0].index not in relus
         else (relus[source[0].index].sources[0][0], "positive", None)  # type: ignore[index]
         for source in step.sources))
+
+
+def _ending(step: Step, ends: dict[int, Step]) -> Step:
+    """A product, with the ReLU after it."""
+    return replace(step, out=ends[step.out[0].index].out, kind=1) if step.out[0].index in ends else step
 
 
 def _gated(step: Step, pools: dict[int, Step]) -> Step:

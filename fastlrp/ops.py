@@ -143,6 +143,10 @@ class Native(Plain):
     def max_pool_share(self, window: Window, g: Array, x: Array, y: Array) -> Array:
         return _kernels.max_pool_share(window, g, x, y)
 
+    def group_sum(self, x: Array, groups: int) -> Array:
+        """Σ over the channels of each group: (N, ..., groups)."""
+        return _kernels.group_sum(x, groups)
+
     def ratio_map(self, sums: Array, bias: Array | None, ratio: Ratio) -> Array:
         return _kernels.ratio_map(sums, bias, ratio)
 

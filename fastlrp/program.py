@@ -92,6 +92,10 @@ class Recorder:
     def max_pool_share(self, window: Window, g: Slot, x: Slot, y: Slot) -> Slot:
         return self._add("max_pool_share", window.in_shape, g, x, y, window=window)
 
+    def group_sum(self, x: Slot, groups: int) -> Slot:
+        *pixels, channels = x.sample_shape
+        return self._add("group_sum", (*pixels, groups), x, channels=channels // groups)
+
     def ratio_map(self, sums: Any, bias: Array | None, ratio: Any) -> Slot:
         shape, channels = ratio[0].sample_shape, 1 if bias is None else bias.size
         if isinstance(sums, Slot):

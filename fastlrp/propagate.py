@@ -291,6 +291,10 @@ class _Linear:
     def _constant(self, relevance: Array) -> Array:
         """Denominators that do not depend on x: computed once per layer and weights."""
         part, layer = self.rule.part, self.layer
+        if part == "one" and self.bias is None and layer.geometry.groups < layer.out:
+            # A group's outputs share their denominators and their weights: all they have to hand on is their sum.
+            relevance = self.ops.group_sum(relevance, layer.geometry.groups)
+            layer = layer.packed(("of ones",), lambda layer, _: layer.of_ones())
 
         def denominators(layer: WeightedLayer, key: tuple[Any, ...]) -> Array:
             ones = np.ones((1, *layer.in_shape), self.ops.dtype)

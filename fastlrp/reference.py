@@ -346,6 +346,10 @@ class Reference(Plain):
         share = g / np.maximum(tied.sum(axis=(3, 4)), 1).astype(g.dtype)  # a window over padding alone has none
         return scatter_taps(np.where(tied, share[:, :, :, None, None], 0), window)
 
+    def group_sum(self, x: Array, groups: int) -> Array:
+        """Σ over the channels of each group: (N, ..., groups)."""
+        return x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups).sum(axis=-1)
+
     def ratio_map(self, sums: Array, bias: Array | None, ratio: Ratio) -> Array:
         """The quotient of the ratio's relevance and sums + bias; the bias is one per channel or of a sample's shape."""
         return quotient(sums if bias is None else sums + bias, ratio)

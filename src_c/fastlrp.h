@@ -40,6 +40,7 @@ typedef struct {
     flrp_ratio ratio;
     flrp_operand factors[2]; /* one per side */
     int64_t factor_period;   /* elements of one sample, for the factors' bounds */
+    int relu;                /* v = max(v, 0) at last: of one side, without quotient or factor */
     int sign;                /* 1: no accumulator can be negative but by rounding; -1: positive; 0: any */
 } flrp_epilogue;
 
@@ -183,6 +184,8 @@ void flrp_ratio_map(int isa, int threads, int64_t samples, int64_t size, int64_t
 void flrp_gamma_map(int isa, int threads, int64_t samples, int64_t size, int64_t channels, const float *p,
                     const float *q, const float *z, const float *bias, float gamma, const flrp_ratio *ratio,
                     float *a, float *b);
+/* out[group * width + lane] = sum over i < n of x[(group * n + i) * width + lane]. */
+void flrp_group_sum(int isa, int threads, int64_t groups, int64_t n, int64_t width, const float *x, float *out);
 void flrp_activation(int isa, int threads, int kind, float parameter, int64_t size, const float *x, float *out);
 void flrp_activation_backward(int isa, int threads, int kind, float parameter, int64_t size, const float *x,
                               const float *g, float *out);
@@ -215,18 +218,19 @@ typedef struct {
 } flrp_slot;
 
 /* in and out are slots (-1: absent), as each kernel above takes them:
- * PRODUCT: operands, factors, bias = constants[0]; SUM_POOL: x, scale = constants[0]; SUM_POOL_BACKWARD: g, factor;
- * MAX_POOL: x to out and winner (int32); MAX_POOL_BACKWARD: g, winner; MAX_POOL_SHARE: g, x, y; RATIO: sums or (absent)
- * constants[1] for every sample, bias = constants[0]; GAMMA: p, q, z to a and b, bias = constants[0]; ACTIVATION: x;
- * ACTIVATION_BACKWARD: x, g; PICK: outputs, kind 0: their value at the class, 1: one; AFFINE: (x - constants[0]) * [1] /
- * [2] + [3], `channels` of each; COMBINE: two, kind 0: their sum, 1: product; COPY: x to where `copy` says; kind 1:
- * `parameter` everywhere else; WEIGHT_GRADIENT: x, g, `kind` groups, `channels` outputs, and CHANNEL_SUM: g, `channels`,
- * one output for all samples, outside the arena; TURN: x, kind 0: of samples one by one to samples side by side, 1: back. */
+ * PRODUCT: operands, factors, bias = constants[0], kind 1: a ReLU at its end; SUM_POOL: x, scale = constants[0];
+ * SUM_POOL_BACKWARD: g, factor; MAX_POOL: x to out and winner (int32); MAX_POOL_BACKWARD: g, winner; MAX_POOL_SHARE:
+ * g, x, y; RATIO: sums or (absent) constants[1] for every sample, bias = constants[0]; GAMMA: p, q, z to a and b, bias
+ * = constants[0]; ACTIVATION: x; ACTIVATION_BACKWARD: x, g; PICK: outputs, kind 0: their value at the class, 1: one;
+ * AFFINE: (x - constants[0]) * [1] / [2] + [3], `channels` of each; COMBINE: two, kind 0: their sum, 1: product; COPY:
+ * x to where `copy` says; kind 1: `parameter` everywhere else; WEIGHT_GRADIENT: x, g, `kind` groups, `channels`
+ * outputs, and CHANNEL_SUM: g, `channels`, one output for all samples, outside the arena; TURN: x, kind 0: of samples
+ * one by one to samples side by side, 1: back; GROUP_SUM: x, groups of `channels` (of all samples side by side). */
 enum {
     FLRP_STEP_PRODUCT, FLRP_STEP_SUM_POOL, FLRP_STEP_SUM_POOL_BACKWARD, FLRP_STEP_MAX_POOL,
     FLRP_STEP_MAX_POOL_BACKWARD, FLRP_STEP_MAX_POOL_SHARE, FLRP_STEP_RATIO, FLRP_STEP_GAMMA, FLRP_STEP_ACTIVATION,
     FLRP_STEP_ACTIVATION_BACKWARD, FLRP_STEP_PICK, FLRP_STEP_AFFINE, FLRP_STEP_COMBINE, FLRP_STEP_COPY,
-    FLRP_STEP_TURN, FLRP_STEP_WEIGHT_GRADIENT, FLRP_STEP_CHANNEL_SUM
+    FLRP_STEP_TURN, FLRP_STEP_WEIGHT_GRADIENT, FLRP_STEP_CHANNEL_SUM, FLRP_STEP_GROUP_SUM
 };
 
 typedef struct {

@@ -89,6 +89,8 @@ typedef struct {
     void (*gamma)(int64_t n, int64_t channels, const float *p, const float *q, const float *z, const float *bias,
                   float gamma, const flrp_ratio *r, float *a, float *b);
     void (*channel_sum)(int64_t rows, int64_t channels, const float *g, float *out);
+    /* width: 1, or whole vectors */
+    void (*group_sum)(int64_t groups, int64_t n, int64_t width, const float *x, float *out);
     /* Rows [row, row + rows) of one sample's output (forward) or input (backward). */
     void (*sum_pool)(const flrp_window *w, int64_t row, int64_t rows, const float *x, int read, const float *scale,
                      float *out);

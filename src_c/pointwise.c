@@ -9,7 +9,7 @@ typedef struct {
     const flrp_kernels *kernels;
     int kind;
     float parameter;
-    int64_t size, channels, block, blocks, sums_stride; /* size: elements of one sample */
+    int64_t size, channels, block, blocks, sums_stride, width; /* size: elements of one sample */
     const float *x, *q, *z, *bias;
     flrp_ratio ratio;
     const float *g;
@@ -64,6 +64,20 @@ void flrp_gamma_map(int isa, int threads, int64_t samples, int64_t size, int64_t
     job j = {.size = size, .channels = channels, .x = p, .q = q, .z = z, .bias = bias, .parameter = gamma,
              .ratio = *ratio, .a = a, .b = b};
     run(isa, threads, samples, &j, gamma_task);
+}
+
+static void group_sum_task(void *context, int64_t task, int thread) {
+    const job *j = context;
+    const int64_t n = j->channels / j->width;
+    int64_t i, count, unused;
+    (void)thread;
+    split(j, task, &i, &count, &unused);
+    j->kernels->group_sum(count / j->channels, n, j->width, j->x + i, j->a + i / n);
+}
+
+void flrp_group_sum(int isa, int threads, int64_t groups, int64_t n, int64_t width, const float *x, float *out) {
+    job j = {.size = groups * n * width, .channels = n * width, .width = width, .x = x, .a = out};
+    run(isa, threads, 1, &j, group_sum_task);
 }
 
 static void activation_task(void *context, int64_t task, int thread) {

@@ -72,7 +72,7 @@ static int run_product(const frame *f, const flrp_step *s, int threads) {
     const flrp_operand operands[2] = {operand(f, &s->in[0]), operand(f, &s->in[1])};
     const flrp_epilogue e = {.out = slot(f, s->out[0]), .bias = s->constants[0], .ratio = ratio(f, s),
                              .factors = {operand(f, &s->factors[0]), operand(f, &s->factors[1])},
-                             .factor_period = size_of(f, s->out[0]), .sign = s->sign};
+                             .factor_period = size_of(f, s->out[0]), .relu = s->kind, .sign = s->sign};
     int status = FLRP_OK;
     for (int64_t i = 0; i < s->sweeps && status == FLRP_OK; i++) {
         const flrp_product p = f->grid ? along(&s->product[i], f->pixels) : s->product[i];
@@ -150,6 +150,10 @@ static int run_step(const frame *f, const flrp_step *s, int threads) {
                                     f->j->p->slots[s->in[1].slot].offset >= 0, out);
     case FLRP_STEP_CHANNEL_SUM:
         return flrp_channel_sum(isa, n, size_of(f, s->in[0].slot) / s->channels, s->channels, a.data, out);
+    case FLRP_STEP_GROUP_SUM:
+        flrp_group_sum(isa, threads, n * size / f->j->p->width, s->channels / f->j->p->width, f->j->p->width, a.data,
+                       out);
+        break;
     }
     return FLRP_OK;
 }

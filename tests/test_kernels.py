@@ -486,6 +486,23 @@ def test_ratio_map(isa: str, shape: tuple[int, ...], epsilon: float, signed: boo
                         getattr(d, sums), d.bias if bias else None, (d.r, epsilon, -1.5, signed)), None, d, exact=True)
 
 
+@pytest.mark.parametrize(("shape", "groups"), [
+    ((1, 1), 1), ((3, 5), 1), ((3, 5), 5), ((2, 9, 7, 3), 1), ((3, 4, 5, 8), 2), ((2, 3, 5, 17), 1), ((2, 10007), 1),
+    ((1, 31, 33, 40), 1), ((1, 31, 33, 40), 4), ((2, 5, 5, 64), 1), ((0, 6, 5), 1)], ids=str)
+def test_group_sum(isa: str, shape: tuple[int, ...], groups: int) -> None:
+    """What is not finite reaches the sum of its own group alone."""
+    for exact in (True, False):
+        draw = Draw(18, exact)
+        x = np.array(draw(*shape))
+        if exact:
+            x[draw.rng.random(shape) < 0.01] = np.inf
+            x[draw.rng.random(shape) < 0.01] = np.nan
+            x[draw.rng.random(shape) < 0.01] = -np.inf
+        d = Operands(x=guarded(x))
+        with np.errstate(invalid="ignore"):
+            compare(lambda ops, _, d: ops.group_sum(d.x, groups), None, d, exact)
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("gamma", [0.0, 0.25, 4.0])
 def test_gamma_map(isa: str, shape: tuple[int, ...], gamma: float) -> None:
@@ -624,6 +641,7 @@ KERNEL_CALLS: dict[str, tuple[Sequence[str], Callable[[Any], Any]]] = {
     "gamma map": (("g", "h", "bias"), lambda d: _kernels.gamma_map(d.h, d.h, d.h, d.bias, 1.0,
                                                                    (d.g, 1.0, 1.0, True))),
     "channel sum": (("g",), lambda d: _kernels.channel_sum(d.g)),
+    "group sum": (("g",), lambda d: _kernels.group_sum(d.g, 3)),
     "activation": (("g",), lambda d: _kernels.activation("relu", d.g)),
     "signs": (("g",), lambda d: _kernels.nonnegative_samples(d.g)),
     "activation back": (("g",), lambda d: _kernels.activation_backward("relu", d.h, d.g)),
@@ -683,8 +701,11 @@ def test_outputs_that_do_not_fit_are_refused() -> None:
     lambda d, p: p(2, [(d.x, "plain", None)], np.zeros_like(d.g), factors=[(d.g, "plain", None)] * 2),
     lambda d, p: p(2, [(d.x, "plain", None)], np.zeros_like(d.g), ratio=(d.g, "much", 1.0, True)),
     lambda d, p: _kernels.activation("swish", d.x),
+    lambda d, p: _kernels.group_sum(d.x, 2),
+    lambda d, p: _kernels.group_sum(d.x, 0),
     lambda d, p: _kernels.set_isa("quantum"),
-], ids=["no operand", "too many operands", "reading", "too many factors", "epsilon", "activation", "isa"])
+], ids=["no operand", "too many operands", "reading", "too many factors", "epsilon", "activation", "groups",
+        "no groups", "isa"])
 def test_unknown_names_and_counts_are_refused(call: Callable) -> None:
     """No name reaches C without being known."""
     d = kernel_arguments()

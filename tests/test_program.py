@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from cases import (
     COMPOSITES,
+    LINEAR,
     MIXED_SHAPE,
     assert_same_bits,
     mixed_network,
@@ -337,6 +338,48 @@ def test_sum_pools_take_the_relus_beside_them(window: str, value: float, isa: st
         assert_same_bits(a, b)
     relus = {"activation": 2}  # forward; in outputs; in explanations, of non-negative samples and of others
     assert [ops for ops in taken if ops] == [relus, {"activation_backward": 2}, *[relus] * 3]
+
+
+def ops_of_programs(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The steps of every program from now on, by name."""
+    found: list[list[str]] = []
+    fused = program.fused
+
+    def listed(steps: Any, external: Any) -> Any:
+        kept = fused(steps, external)
+        found.append([step.op for step in kept])
+        return kept
+    monkeypatch.setattr(program, "fused", listed)
+    return found
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_products_take_the_relu_after_them(name: str, isa: str, poisoned: Any,
+                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every form, one by one and side by side: the bits of two steps, not a number or infinite as they may be."""
+    monkeypatch.setattr(program, "VECTORS_SIDE_BY_SIDE", (1,))
+    ops, (shape, options) = ops_of_programs(monkeypatch), LINEAR[name]
+    for bias in (True, False):
+        layer = (fastlrp.Conv2d if "kernel" in options else fastlrp.Linear)(**options, bias=bias)
+        net = fastlrp.Network([layer, fastlrp.ReLU()], shape)
+        net = with_biases(net) if bias else net
+        x = np.random.default_rng(8).standard_normal((_kernels.lanes() + 1, *shape)).astype(np.float32)
+        assert_same_bits(net(x), net.trace([x]).values[-1])
+        x.reshape(-1)[::7] = np.resize([np.nan, np.inf, -np.inf], x.reshape(-1)[::7].shape)
+        np.testing.assert_array_equal(net(x), net.trace([x]).values[-1])
+    assert ops == [["product"]] * 2
+
+
+@pytest.mark.parametrize(("rule", "stays"), [(ZPlus(), 0), (Epsilon(), 1)], ids=["unused", "the rule divides by it"])
+def test_relus_stay_where_rules_need_what_they_read(rule: Any, stays: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In explanations; deconvolution's ReLU is at the end of a product too, one back."""
+    net = with_biases(fastlrp.Network([fastlrp.Conv2d(5, 2), fastlrp.ReLU(), fastlrp.Flatten(), fastlrp.Linear(3)],
+                                      (5, 6, 2)))
+    x, ops = mixed_signs(np.random.default_rng(0), 3, (5, 6, 2)), ops_of_programs(monkeypatch)
+    assert_same_bits(net.explain(x, 1, Uniform(rule)).relevance, at_once(net, x, Uniform(rule), 1)["input"])
+    assert ops[0].count("activation") == stays
+    assert_same_bits(net.explain(x, 1, "deconvnet").relevance, at_once(net, x, "deconvnet", 1)["input"])
+    assert "activation" not in ops[1]
 
 
 def test_relus_that_others_read_stay(poisoned: Any) -> None:

@@ -100,6 +100,7 @@ def map_calls(_: str) -> list[np.ndarray]:
     return [y, winner, NATIVE.max_pool_backward(window, g, winner),
             NATIVE.max_pool_share(window, g, x, y), NATIVE.sum_pool(window, x, scale),
             NATIVE.sum_pool_backward(window, g, scale, x), NATIVE.ratio_map(y, bias, ratio),
+            NATIVE.group_sum(x, 1), NATIVE.group_sum(x, 3),
             *NATIVE.gamma_map(np.abs(y), -np.abs(g), y, bias, 0.25, ratio), NATIVE.activation("tanh", x),
             NATIVE.activation_backward("softplus", x, x), NATIVE.nonnegative_samples(x)]
 

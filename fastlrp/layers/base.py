@@ -10,6 +10,7 @@ import copy
 import inspect
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -304,6 +305,15 @@ class WeightedLayer(ParameterLayer):
         if not self.use_bias:
             raise ValueError(f"layer {self.name!r} was made with bias=False and has no bias to assign")
         self._assign("bias", value)
+
+    def of_ones(self) -> WeightedLayer:
+        """The layer with all weights 1 and no bias, whose outputs of a group are all the same: with one of them."""
+        found, groups = copy.copy(self), self.geometry.groups
+        found.out, found.use_bias, found.out_shape = groups, False, (*self.out_shape[:-1], groups)
+        found.geometry = replace(self.geometry, out_channels=groups)
+        found._parameters = {}
+        found._store("weight", np.ones(found.weight_shape, self.dtype))
+        return found
 
     def initialise(self, rng: np.random.Generator, init: str) -> None:
         """Draw new parameters: "he" (normal, variance 2 / inputs, zero bias), or "truncated_normal", as in the

@@ -24,8 +24,8 @@ static inline vf quotient(vf sum, vf relevance, const flrp_ratio *r) {
 }
 
 /* `left` values (VW: a whole vector) of channel c on, at element i. */
-FLRP_INLINE void finish_some(const int bias, const int ratio, const int factor, const flrp_epilogue *e, int side,
-                             const float *acc, int64_t c, int64_t i, const float *bound, const int64_t left,
+FLRP_INLINE void finish_some(const int bias, const int ratio, const int factor, const int relu, const flrp_epilogue *e,
+                             int side, const float *acc, int64_t c, int64_t i, const float *bound, const int64_t left,
                              int64_t spill) {
     const flrp_operand *f = &e->factors[side];
     vf v = v_add(load_some(acc, left), v_set1(0)); /* no sum is -0 */
@@ -33,12 +33,14 @@ FLRP_INLINE void finish_some(const int bias, const int ratio, const int factor, 
     if (ratio) v = quotient(v, load_some(e->ratio.relevance + i, left), &e->ratio);
     if (factor) v = v_mul(v, read_value(load_some(f->data + i, left), bound, left, f->read));
     if (side) v = v_add(v, load_some(e->out + i, left));
+    if (relu) v = v_positive(v);
     store_some(e->out + i, v, left + spill);
 }
 
 /* Compiled for each combination of steps that products really use: absent steps cost nothing. */
-FLRP_INLINE void finish_with(const int bias, const int ratio, const int factor, const flrp_epilogue *e, int side, int rows,
-                             int64_t n, int64_t channel, const float *acc, int64_t acc_stride, const int64_t *offsets) {
+FLRP_INLINE void finish_with(const int bias, const int ratio, const int factor, const int relu, const flrp_epilogue *e,
+                             int side, int rows, int64_t n, int64_t channel, const float *acc, int64_t acc_stride,
+                             const int64_t *offsets) {
     const flrp_operand *f = &e->factors[side];
     for (int m = 0; m < rows; m++, acc += acc_stride) {
         const int64_t at = offsets[m] + channel;
@@ -47,25 +49,30 @@ FLRP_INLINE void finish_with(const int bias, const int ratio, const int factor, 
         const int64_t spill = !side && m + 1 < rows && offsets[m + 1] == offsets[m] + n && n >= VW ? VW : 0;
         int64_t j = 0;
         for (; j + VW <= n; j += VW)
-            finish_some(bias, ratio, factor, e, side, acc + j, channel + j, at + j, bounds + (bounds ? j : 0), VW, 0);
+            finish_some(bias, ratio, factor, relu, e, side, acc + j, channel + j, at + j, bounds + (bounds ? j : 0), VW,
+                        0);
         if (j < n)
-            finish_some(bias, ratio, factor, e, side, acc + j, channel + j, at + j, bounds + (bounds ? j : 0), n - j,
-                        spill);
+            finish_some(bias, ratio, factor, relu, e, side, acc + j, channel + j, at + j, bounds + (bounds ? j : 0),
+                        n - j, spill);
     }
 }
 
 static void finish(const flrp_epilogue *e, int side, int rows, int64_t n, int64_t channel, const float *acc,
                    int64_t acc_stride, const int64_t *offsets) {
-#define FINISH(bias, ratio, factor) finish_with(bias, ratio, factor, e, side, rows, n, channel, acc, acc_stride, offsets)
+#define FINISH(bias, ratio, factor, relu) \
+    finish_with(bias, ratio, factor, relu, e, side, rows, n, channel, acc, acc_stride, offsets)
     const int bias = e->bias != 0, ratio = e->ratio.relevance != 0, factor = e->factors[side].data != 0;
     if (factor) {
-        if (bias || ratio) FINISH(bias, ratio, 1);
-        else FINISH(0, 0, 1);
+        if (bias || ratio) FINISH(bias, ratio, 1, 0);
+        else FINISH(0, 0, 1, 0);
     } else if (ratio) {
-        if (bias) FINISH(1, 1, 0);
-        else FINISH(0, 1, 0);
-    } else if (bias) FINISH(1, 0, 0);
-    else FINISH(0, 0, 0);
+        if (bias) FINISH(1, 1, 0, 0);
+        else FINISH(0, 1, 0, 0);
+    } else if (e->relu) {
+        if (bias) FINISH(1, 0, 0, 1);
+        else FINISH(0, 0, 0, 1);
+    } else if (bias) FINISH(1, 0, 0, 0);
+    else FINISH(0, 0, 0, 0);
 #undef FINISH
 }
 
@@ -149,18 +156,4 @@ static void gamma_map(int64_t n, int64_t channels, const float *p, const float *
             store_some(a + i, v_if_zero(zv, v_mul(zero, rv), av), left);
             store_some(b + i, v_if_zero(zv, v_mul(zero, rv), bb), left);
         }
-}
-
-/* Four sums run side by side, row by row, and are added up at the end. */
-static void channel_sum(int64_t rows, int64_t channels, const float *g, float *out) {
-    for (int64_t c = 0; c < channels; c += VW) {
-        const int64_t left = channels - c;
-        vf sums[4] = {v_set1(0), v_set1(0), v_set1(0), v_set1(0)};
-        int64_t row = 0;
-        for (; row + 4 <= rows; row += 4)
-#pragma GCC unroll 4
-            for (int i = 0; i < 4; i++) sums[i] = v_add(sums[i], load_some(g + (row + i) * channels + c, left));
-        for (; row < rows; row++) sums[0] = v_add(sums[0], load_some(g + row * channels + c, left));
-        store_some(out + c, v_add(v_add(sums[0], sums[1]), v_add(sums[2], sums[3])), left);
-    }
 }

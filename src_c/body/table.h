@@ -1,6 +1,7 @@
 /* One instruction set's kernels: every body over its vector header, and the table that names them. */
 #include "body/tile.h"
 #include "body/pointwise.h"
+#include "body/sums.h"
 #include "body/exponential.h"
 #include "body/activation.h"
 #include "body/pool.h"
@@ -31,6 +32,7 @@ const flrp_kernels TABLE = {
     .ratio = ratio_map,
     .gamma = gamma_map,
     .channel_sum = channel_sum,
+    .group_sum = group_sum,
     .sum_pool = sum_pool,
     .sum_pool_backward = sum_pool_backward,
     .max_pool = max_pool,
