@@ -79,6 +79,7 @@ FLRP_INLINE void add_blocks(const int read, int64_t samples, int64_t inputs, int
 #define FEW_SAMPLES 3
 #define WEIGHTS_AT_ONCE (1 << 15) /* rows of a range of outputs: they stay in L2 for all samples, beside the next ones */
 #define MOST_ROWS 64
+#define IN_CACHE (1 << 18) /* weights: so few are not sent for */
 
 FLRP_INLINE void dense_forward_with(const int read, int64_t samples, int64_t inputs, const float *x, int64_t x_stride,
                                     const float *w, int64_t stride, int64_t cols, float *z) {
@@ -86,7 +87,7 @@ FLRP_INLINE void dense_forward_with(const int read, int64_t samples, int64_t inp
         const int64_t most = flrp_min(MOST_ROWS, WEIGHTS_AT_ONCE / cols);
         for (int64_t i = 0, rows; i < inputs; i += rows) {
             rows = flrp_min(most, inputs - i);
-            const int64_t next = flrp_min(most, inputs - i - rows);
+            const int64_t next = inputs * stride > IN_CACHE ? flrp_min(most, inputs - i - rows) : 0;
             add_blocks(read, samples, rows, next, x + i, x_stride, w + i * stride, stride, cols, z);
         }
         return;
