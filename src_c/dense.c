@@ -66,8 +66,8 @@ int flrp_dense_run(int isa, int threads, const flrp_product *p, int64_t samples,
     for (int64_t part = 0; part < p->parts; part++) copies += operands[part].read != FLRP_PLAIN;
     threads = flrp_threads_for(threads, p->dst_c, work);
     /* Even ranges, whole vectors wide, at least one for every thread. */
-    const int64_t most = flrp_min(p->form == FLRP_DENSE ? COLUMNS : ROWS, flrp_ceil_div(p->dst_c, threads));
-    j.width = flrp_ceil_div(most, j.kernels->lanes) * j.kernels->lanes;
+    const int64_t even = flrp_even_block(p->dst_c, p->form == FLRP_DENSE ? COLUMNS : ROWS, threads);
+    j.width = flrp_ceil_div(even, j.kernels->lanes) * j.kernels->lanes;
     j.pieces = flrp_ceil_div(p->dst_c, j.width);
     j.scratch = malloc((size_t)(threads * SAMPLES * j.width + copies * samples * p->src_c) * sizeof(float));
     if (!j.scratch) return FLRP_NO_MEMORY;

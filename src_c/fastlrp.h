@@ -58,7 +58,8 @@ typedef struct {
  * SCATTER: source pixels times all column taps, added where these fall (scatter.c): cols then walks the source, and
  * start + stride * i is the destination of its first tap; weights [side][panel][row tap][k][panel width].
  * WINOGRAD: 3 x 3 or 5 x 5 taps one pixel apart, grid and destination alike (winograd.c); weights [side][panel][sum]
- * [part][k][panel width], transformed.
+ * [part][k][panel width], transformed. With limbs, 3 x 3 taps alone (winograd_amx.c): weights in `bf16`, [side][value]
+ * [panel of 32][chunk of 32 channels of all parts][limb][16 outputs][pair][output][2].
  * DEPTHWISE: as many groups as channels on both sides; weights [side][part][row tap][column tap][channel].
  * DENSE, DENSE_BACK: one pixel to one pixel, over weights that are not packed (dense.c).
  * LIMBS: every number is a sum of bf16 limbs (amx.c); one group; weights in `bf16`, those past the channels 0:
@@ -106,8 +107,8 @@ typedef struct {
     int64_t sides;         /* 1 or 2 weight sets over the same operands, each with its factor; their sum is stored */
     const float *weights;  /* packed as the form wants it */
     flrp_dense dense[2][2]; /* for the dense forms: [side][part] */
-    const uint16_t *bf16;  /* for LIMBS, like weights */
-    int form, limbs;       /* limbs: 1 to 3 */
+    const uint16_t *bf16;  /* for LIMBS, and for WINOGRAD with limbs, like weights */
+    int form, limbs;       /* limbs: 1 to 3; 0: none */
     flrp_lane_product lanes;
 } flrp_product;
 

@@ -105,7 +105,7 @@ typedef struct {
     int (*adam)(int64_t n, const flrp_adam *a, const float *old, const float *g, float *m, float *v, float *out);
 } flrp_kernels;
 
-/* Products of numbers split into limbs (amx.c): 32 channels make a chunk, 32 outputs a panel, 16 pairs of channels
+/* Products of numbers split into limbs (amx.c, winograd_amx.c): 32 channels make a chunk, 32 outputs a panel, 16 pairs of channels
  * times 32 outputs one limb of weights: [16 outputs][pair][output][2], twice. */
 #define FLRP_CHUNK 32
 #define FLRP_LIMB_OUTPUTS 32

@@ -385,7 +385,8 @@ static void plan_slices(job *j) {
     j->most_blocks = narrow(j->p) ? 0 : j->block_samples * j->slice * row_blocks;
     const int64_t width = (int64_t)j->kernels->lanes * j->kernels->panel_vectors, segments = j->p->rows.taps * j->row_segments;
     const int64_t bytes = flrp_max(1, j->length * width * (int64_t)sizeof(float));
-    j->slice_segments = flrp_max(1, j->most_blocks > 1 ? WEIGHTS_TARGET / bytes : segments);
+    const int slices_pay = j->most_blocks > 1 && j->most_blocks <= 2 * MOST_LISTED; /* else their sums leave L2 */
+    j->slice_segments = flrp_max(1, slices_pay ? WEIGHTS_TARGET / bytes : segments);
     j->sums_size = FLRP_MAX_TILE * (j->slice_segments < segments ? j->most_blocks : 1);
 }
 

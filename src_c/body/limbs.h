@@ -60,8 +60,8 @@ LIMB_INLINE __m512 widened(__m256i limb) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(limb), 16));
 }
 
-/* The same by the processor's own rounding, which takes denormal numbers for 0 as tiles do. It would make large numbers
- * infinite: left to the code above, as what is not finite is. */
+/* The same, but for numbers just below the least normal one, by the processor's own rounding, which takes denormal
+ * numbers for 0 as tiles do. It would make large numbers infinite: left to the code above, as what is not finite is. */
 LIMB_INLINE uint32_t split_vectors(const int limbs, __m512 low, __m512 high, uint16_t *dst, int64_t dst_limb) {
     const __m512i magnitude = _mm512_set1_epi32(0x7fffffff), largest = _mm512_set1_epi32(0x7f7f7fff);
     if (_mm512_cmpgt_epi32_mask(_mm512_and_epi32(_mm512_castps_si512(low), magnitude), largest) |
