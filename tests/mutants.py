@@ -202,7 +202,7 @@ MUTANTS = [
            "np.broadcast_to(np.arange(length) * width + width, ordered.shape)"),
 ]
 TILE_MUTANTS = [
-    Mutant("tiles, products", "src_c/body/limbs.h", "multiply(tiles, high, below, 0);              /* mm */",
+    Mutant("tiles, products", "src_c/body/limbs.h", "multiply(tiles, high, below, 0);                    /* mm */",
            "load(tiles, high, below, b + FLRP_LIMB_SIZE);"),
     Mutant("tiles, infinities", "src_c/body/limbs.h", "finite ? a + limbs * t->a_limb : a;", "a;"),
     Mutant("tiles, slices", "src_c/amx.c", ".more = chunk > 0", ".more = 0"),
