@@ -63,14 +63,20 @@ static void plan_tasks(job *j) {
     j->slice = flrp_max(1, SLICE_TARGET / flrp_max(1, weight_bytes(j)));
 }
 
-/* Tiles of equal pieces of a line, or of as many short lines as go in. Lines with nothing between them are one. */
+/* A tile takes as long with a few rows less. So there are to be as few as can be: each goes on over what lies between
+ * lines; or, where that saves none, they are equal pieces of a line, or of as many short lines as go in. Lines with
+ * nothing between them are one. */
 static void plan_tiles(job *j) {
     const int64_t cols = j->p->cols.count, pitch = j->planes.cols.pitch, joined = pitch == cols;
-    int64_t line = cols * (joined ? j->block_rows : 1);
-    if (joined && j->planes.rows.pitch == j->block_rows) line *= j->block_samples;
+    int64_t line = cols, lines = j->block_samples * j->block_rows;
+    if (joined) line *= j->block_rows, lines = j->block_samples;
+    if (joined && j->planes.rows.pitch == j->block_rows) line *= lines, lines = 1;
     const int64_t pieces = flrp_ceil_div(line, FLRP_LIMB_ROWS);
     const int64_t more = joined ? 0 : flrp_min(flrp_max(0, FLRP_LIMB_ROWS - line) / pitch, j->block_rows - 1);
+    const int64_t apart = pieces * flrp_ceil_div(lines, 1 + more);
+    const int64_t all = (j->block_samples - 1) * j->planes.image + (j->block_rows - 1) * pitch + cols;
     j->tile_rows = (int)(more ? more * pitch + line : flrp_ceil_div(line, pieces));
+    if (flrp_ceil_div(all, FLRP_LIMB_ROWS) < apart) j->tile_rows = FLRP_LIMB_ROWS;
 }
 
 /* Positions side by side, and where the outputs of those that are destination pixels begin. */
@@ -294,14 +300,12 @@ int flrp_limbs_run(int isa, int threads, const flrp_product *p, int64_t samples,
     plan_tasks(&j);
     plan_tiles(&j);
     plan_scratch(&j);
-    char *scratch = malloc((size_t)(j.shares * share_bytes(&j) + ALIGN));
-    if (scratch) {
-        j.scratch = (char *)flrp_aligned(scratch);
-        flrp_parallel(j.shares, j.shares, 1e12, run_share, &j);
-    }
-    free(scratch);
+    const flrp_scratch scratch = flrp_take_scratch(j.shares * share_bytes(&j));
+    j.scratch = (char *)scratch.data;
+    if (j.scratch) flrp_parallel(j.shares, j.shares, 1e12, run_share, &j);
+    flrp_give_scratch(scratch);
     free(j.planes.numbers);
-    return scratch ? FLRP_OK : FLRP_NO_MEMORY;
+    return j.scratch ? FLRP_OK : FLRP_NO_MEMORY;
 }
 
 static void tile_task(void *context, int64_t task, int thread) {

@@ -187,6 +187,15 @@ flrp_team *flrp_keep_apart(int threads);
 void flrp_enter(flrp_team *team, int thread);
 void flrp_leave(flrp_team *team, int threads);
 
+/* Memory on huge pages that a product works in, taken over from the one before: data NULL where there is none. Where
+ * pages are small, what is to stay in L2 does not all find room there, as they lie anywhere. */
+typedef struct {
+    int64_t *block;
+    float *data; /* a cache line begins here */
+} flrp_scratch;
+flrp_scratch flrp_take_scratch(int64_t bytes);
+void flrp_give_scratch(flrp_scratch s);
+
 static inline float flrp_read(float x, const float *bound, int read) {
     switch (read) {
     case FLRP_POSITIVE: return x < 0 ? 0 : x;

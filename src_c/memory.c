@@ -1,6 +1,7 @@
 /* Memory of arrays. Large blocks ask for huge pages where the system has them on request: first touch of 4 KB pages
  * costs up to a sixth of a large network's explanation. free() takes every block. */
 #define _DEFAULT_SOURCE
+#include <stdatomic.h>
 #include <stdlib.h>
 #ifdef __linux__
 #include <sys/mman.h>
@@ -9,6 +10,7 @@
 #include "kernels.h"
 
 #define HUGE_PAGE ((size_t)2 << 20)
+#define MOST_IDLE ((int64_t)32 << 20) /* bytes of scratch that wait for the next product */
 
 void *flrp_allocate(int64_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
@@ -29,4 +31,22 @@ void flrp_leave_idle(void *block, int64_t bytes) {
 #else
     (void)block, (void)bytes;
 #endif
+}
+
+/* Scratch that nobody uses; its size stands at its beginning. One is enough: products follow one another. */
+static _Atomic(int64_t *) idle;
+
+flrp_scratch flrp_take_scratch(int64_t bytes) {
+    int64_t *block = atomic_exchange(&idle, NULL);
+    if (block && *block < bytes) {
+        free(block);
+        block = 0;
+    }
+    if (!block && (block = flrp_allocate(bytes + 2 * FLRP_CACHE_LINE))) *block = bytes;
+    return (flrp_scratch){.block = block, .data = block ? flrp_aligned(block + 1) : 0};
+}
+
+void flrp_give_scratch(flrp_scratch s) {
+    if (s.block && *s.block <= MOST_IDLE) s.block = atomic_exchange(&idle, s.block);
+    free(s.block);
 }

@@ -242,6 +242,7 @@ LIMB_INLINE void limb_block(const int tiles, const int limbs, const int finite, 
         }
         limb_step(tiles, limbs, finite, t, a, b, next_a + last, next_b);
         t->aside(t->context);
+        tile_stay_awake();
         a = next_a, b = next_b;
     }
     _tile_stored(0, acc, row);
