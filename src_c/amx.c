@@ -17,6 +17,8 @@
 #define PLANES_TARGET (1450 << 10) /* bytes of planes: they stay in L2 beside two slices of weights */
 #define LEAST_POSITIONS 128        /* in a task all the same: each reads the weights once */
 #define SLICE_TARGET (288 << 10)   /* bytes of a panel's weights: eight chunks of 3x3 taps with two limbs */
+#define WEIGHTS_TARGET (300 << 10) /* bytes of all weights that stay in L2 beside these */
+#define ENDS_TARGET (192 << 10)    /* bytes of what epilogues touch, for all panels: they stay there, too */
 #define ALIGN 64                   /* bytes: a tile's row is one cache line */
 #define TILE_SPEED 12              /* multiply-adds on tiles in the time of one on vectors, roughly */
 #define TURN 4 /* steps */
@@ -31,6 +33,7 @@ typedef struct {
     flrp_planes planes;
     int ahead; /* whether a task's source is split in the shadow of the task before */
     int64_t block_samples, block_rows, sample_blocks, row_blocks, panel_blocks, slice;
+    int64_t group; /* of so many blocks all panels come before the next */
     int tile_rows;
     int shares; /* tasks are shared out in so many */
     char *scratch;
@@ -97,9 +100,19 @@ static void plan_scratch(job *j) {
     for (int64_t part = 0; part < p->parts; part++)
         if (j->planes.operands[part].read != FLRP_PLAIN)
             j->read_bytes = aligned((p->cols.count + j->planes.cols.reach) * p->src_c * (int64_t)sizeof(float));
-    const int64_t blocks = j->slice < j->planes.chunks ? flrp_ceil_div(most_tiles(j), 2) : 1;
+    const int64_t blocks = j->slice < j->planes.chunks ? flrp_min(j->group, flrp_ceil_div(most_tiles(j), 2)) : 1;
     j->sums_bytes = blocks * 2 * FLRP_LIMB_ROWS * FLRP_LIMB_OUTPUTS * (int64_t)sizeof(float);
     j->tiles_bytes = aligned(most_tiles(j) * (int64_t)sizeof(tile));
+}
+
+/* Few weights stay in L2 as a whole: then what is around the sums is touched once for all panels, too. */
+static void plan_groups(job *j) {
+    const flrp_product *p = j->p;
+    const flrp_epilogue *e = j->epilogue;
+    const int64_t arrays = 1 + (e->factors[0].data != 0) + (e->ratio.relevance != 0);
+    const int64_t ends = 2 * FLRP_LIMB_ROWS * arrays * p->dst_c * (int64_t)sizeof(float);
+    const int few = p->sides * j->panels * j->planes.chunks * weight_bytes(j) <= WEIGHTS_TARGET;
+    j->group = few ? flrp_max(1, ENDS_TARGET / ends) : INT64_MAX / 2;
 }
 
 static int64_t share_bytes(const job *j) {
@@ -167,9 +180,8 @@ static void in_shadow(void *context) {
         if (f->step_split) flrp_split_some(&f->soon, f->step_split);
         break;
     }
-    /* Into L2, where a line's neighbour comes along by itself. */
-    for (int64_t i = 0; i < f->step_weights && f->weights < f->weights_end; i++, f->weights += 2 * ALIGN)
-        __builtin_prefetch(f->weights, 0, 2);
+    for (int64_t i = 0; i < f->step_weights && f->weights < f->weights_end; i++, f->weights += ALIGN)
+        __builtin_prefetch(f->weights, 0, 2); /* into L2 */
 }
 
 static const uint16_t *weights_of(const job *j, int64_t panel, int side, int64_t chunk) {
@@ -177,8 +189,10 @@ static const uint16_t *weights_of(const job *j, int64_t panel, int side, int64_t
     return j->p->bf16 + ((side * j->panels + panel) * chunks + chunk) * size;
 }
 
-/* All blocks of the task times one slice of the reduction of one panel of one side; `soon`: the next slice's weights. */
-static void run_slice(frame *f, int side, int64_t panel, int64_t chunk, const uint16_t *soon) {
+/* Blocks [first, last) of the task times one slice of the reduction of one panel of one side; `soon`: the next
+ * slice's weights. */
+static void run_slice(frame *f, int64_t first, int64_t last, int side, int64_t panel, int64_t chunk,
+                      const uint16_t *soon) {
     const job *j = f->j;
     const flrp_planes *l = &j->planes;
     const int64_t channel = panel * FLRP_LIMB_OUTPUTS;
@@ -186,15 +200,15 @@ static void run_slice(frame *f, int side, int64_t panel, int64_t chunk, const ui
                          .chunks = flrp_min(j->slice, l->chunks - chunk), .a_limb = l->plane,
                          .tap_count = j->p->rows.taps * j->p->cols.taps, .limbs = j->p->limbs, .more = chunk > 0,
                          .finite = f->now.special && j->p->limbs > 1, .aside = in_shadow, .context = f};
-    const int64_t steps = t.chunks * t.tap_count, blocks = flrp_ceil_div(f->count, 2);
+    const int64_t steps = t.chunks * t.tap_count, blocks = last - first;
     const int whole = chunk + t.chunks == l->chunks, several = j->slice < l->chunks;
     f->weights = (const char *)soon, f->weights_end = f->weights + t.chunks * weight_bytes(j);
     const int64_t turns = flrp_ceil_div(steps, TURN);
-    f->step_weights = steps ? flrp_ceil_div(t.chunks * weight_bytes(j), 2 * ALIGN * steps * blocks) : 0;
+    f->step_weights = steps ? flrp_ceil_div(t.chunks * weight_bytes(j), ALIGN * steps * blocks) : 0;
     f->step_pixels = steps ? flrp_ceil_div(2 * FLRP_LIMB_ROWS, turns) : 0;
-    for (int64_t i = 0; i < blocks; i++) {
+    for (int64_t i = first; i < last; i++) {
         const tile *tiles = f->tiles + 2 * i;
-        float *sums = f->sums + (several ? i * 2 * FLRP_LIMB_ROWS * FLRP_LIMB_OUTPUTS : 0);
+        float *sums = f->sums + (several ? (i - first) * 2 * FLRP_LIMB_ROWS * FLRP_LIMB_OUTPUTS : 0);
         const ends now = {.sums = sums, .tiles = tiles, .count = whole ? flrp_min(2, f->count - 2 * i) : 0,
                           .channel = channel, .n = flrp_min(FLRP_LIMB_OUTPUTS, j->p->dst_c - channel), .side = side};
         t.tiles = (int)flrp_min(2, f->count - 2 * i);
@@ -207,8 +221,8 @@ static void run_slice(frame *f, int side, int64_t panel, int64_t chunk, const ui
     }
 }
 
-/* The whole task, for panels [first, last). */
-static void run_panels(frame *f, int64_t first, int64_t last) {
+/* A group of blocks, for panels [first, last). */
+static void run_group(frame *f, int64_t begin, int64_t end, int64_t first, int64_t last) {
     const job *j = f->j;
     const int sides = (int)j->p->sides;
     for (int64_t panel = first; panel < last; panel++)
@@ -216,9 +230,16 @@ static void run_panels(frame *f, int64_t first, int64_t last) {
             for (int64_t chunk = 0; chunk < j->planes.chunks; chunk += j->slice) {
                 const int more = chunk + j->slice < j->planes.chunks, turn = side + 1 < sides;
                 const int64_t next = turn ? panel : panel + 1 < last ? panel + 1 : first;
-                run_slice(f, side, panel, chunk,
+                run_slice(f, begin, end, side, panel, chunk,
                           more ? weights_of(j, panel, side, chunk + j->slice) : weights_of(j, next, turn, 0));
             }
+}
+
+/* The whole task, for panels [first, last). */
+static void run_panels(frame *f, int64_t first, int64_t last) {
+    const int64_t blocks = flrp_ceil_div(f->count, 2);
+    for (int64_t begin = 0; begin < blocks; begin += f->j->group)
+        run_group(f, begin, flrp_min(blocks, begin + f->j->group), first, last);
     finish_some(f, INT64_MAX);
 }
 
@@ -299,6 +320,7 @@ int flrp_limbs_run(int isa, int threads, const flrp_product *p, int64_t samples,
     if (flrp_planes_init(&j.planes, j.kernels, j.limbs, p, operands) != FLRP_OK) return FLRP_NO_MEMORY;
     plan_tasks(&j);
     plan_tiles(&j);
+    plan_groups(&j);
     plan_scratch(&j);
     const flrp_scratch scratch = flrp_take_scratch(j.shares * share_bytes(&j));
     j.scratch = (char *)scratch.data;

@@ -131,9 +131,8 @@ static void in_shadow(void *context) {
     frame *f = context;
     add_some(f, f->step_tiles);
     split_some(f, &f->soon, f->step_split);
-    /* Into L2, where a line's neighbour comes along by itself. */
-    for (int64_t i = 0; i < f->step_weights && f->weights < f->weights_end; i++, f->weights += 2 * FLRP_CACHE_LINE)
-        __builtin_prefetch(f->weights, 0, 2);
+    for (int64_t i = 0; i < f->step_weights && f->weights < f->weights_end; i++, f->weights += FLRP_CACHE_LINE)
+        __builtin_prefetch(f->weights, 0, 2); /* into L2 */
 }
 
 /* All tiles of one value times one panel of weights, slice by slice of the reduction. */
@@ -144,7 +143,7 @@ static void run_panel(frame *f, const uint16_t *weights, int64_t panel) {
                          .below = j->rows * FLRP_CHUNK, .limbs = j->p->limbs,
                          .finite = f->now.special && j->p->limbs > 1, .aside = in_shadow, .context = f};
     f->weights = (const char *)weights + weight_bytes(j), f->weights_end = f->weights + weight_bytes(j);
-    f->step_weights = flrp_ceil_div(weight_bytes(j), 2 * FLRP_CACHE_LINE * j->chunks * blocks);
+    f->step_weights = flrp_ceil_div(weight_bytes(j), FLRP_CACHE_LINE * j->chunks * blocks);
     f->step_split = flrp_ceil_div(f->tiles, j->panels * blocks); /* as many steps as chunks in each */
     for (int64_t chunk = 0; chunk < j->chunks; chunk += t.chunks) {
         float *sums = f->sums;
