@@ -19,6 +19,7 @@
 #define SLICE_TARGET (288 << 10)   /* bytes of a panel's weights: eight chunks of 3x3 taps with two limbs */
 #define WEIGHTS_TARGET (300 << 10) /* bytes of all weights that stay in L2 beside these */
 #define ENDS_TARGET (192 << 10)    /* bytes of what epilogues touch, for all panels: they stay there, too */
+#define AHEAD (16 << 10)           /* elements that weights are sent for ahead of a block that takes all */
 #define ALIGN 64                   /* bytes: a tile's row is one cache line */
 #define TILE_SPEED 12              /* multiply-adds on tiles in the time of one on vectors, roughly */
 #define TURN 4 /* steps */
@@ -91,6 +92,9 @@ typedef struct {
 static int64_t most_tiles(const job *j) { /* of a task: they are as far apart as they are long */
     return j->block_samples * j->block_rows * flrp_ceil_div(j->p->cols.count, j->tile_rows);
 }
+
+/* One block takes all: the weights go by. */
+static int read_once(const job *j) { return most_tiles(j) <= 2; }
 
 static int64_t aligned(int64_t bytes) { return flrp_ceil_div(bytes, ALIGN) * ALIGN; }
 
@@ -202,7 +206,9 @@ static void run_slice(frame *f, int64_t first, int64_t last, int side, int64_t p
                          .finite = f->now.special && j->p->limbs > 1, .aside = in_shadow, .context = f};
     const int64_t steps = t.chunks * t.tap_count, blocks = last - first;
     const int whole = chunk + t.chunks == l->chunks, several = j->slice < l->chunks;
+    const char *all = (const char *)weights_of(j, j->panels, (int)j->p->sides - 1, 0); /* their end */
     f->weights = (const char *)soon, f->weights_end = f->weights + t.chunks * weight_bytes(j);
+    if (f->weights_end > all) f->weights_end = all;
     const int64_t turns = flrp_ceil_div(steps, TURN);
     f->step_weights = steps ? flrp_ceil_div(t.chunks * weight_bytes(j), ALIGN * steps * blocks) : 0;
     f->step_pixels = steps ? flrp_ceil_div(2 * FLRP_LIMB_ROWS, turns) : 0;
@@ -230,8 +236,9 @@ static void run_group(frame *f, int64_t begin, int64_t end, int64_t first, int64
             for (int64_t chunk = 0; chunk < j->planes.chunks; chunk += j->slice) {
                 const int more = chunk + j->slice < j->planes.chunks, turn = side + 1 < sides;
                 const int64_t next = turn ? panel : panel + 1 < last ? panel + 1 : first;
+                const uint16_t *soon = more ? weights_of(j, panel, side, chunk + j->slice) : weights_of(j, next, turn, 0);
                 run_slice(f, begin, end, side, panel, chunk,
-                          more ? weights_of(j, panel, side, chunk + j->slice) : weights_of(j, next, turn, 0));
+                          read_once(j) ? weights_of(j, panel, side, chunk) + AHEAD : soon);
             }
 }
 
