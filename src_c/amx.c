@@ -22,7 +22,7 @@
 #define AHEAD (16 << 10)           /* elements that weights are sent for ahead of a block that takes all */
 #define ALIGN 64                   /* bytes: a tile's row is one cache line */
 #define TILE_SPEED 12              /* multiply-adds on tiles in the time of one on vectors, roughly */
-#define TURN 4 /* steps */
+#define TURN 2 /* steps */
 #define SPLIT_AHEAD 120            /* products of a block and a chunk, up to which splitting takes a share that counts */
 
 typedef struct {
@@ -177,12 +177,11 @@ static void fetch_some(frame *f, int64_t pixels) {
 
 static void in_shadow(void *context) {
     frame *f = context;
-    switch (f->step++ % TURN) {
-    case 0: finish_some(f, f->step_pixels); break;
-    case 1: fetch_some(f, f->step_pixels); break;
-    case 2:
+    if (f->step++ % TURN) {
         if (f->step_split) flrp_split_some(&f->soon, f->step_split);
-        break;
+    } else {
+        finish_some(f, f->step_pixels);
+        fetch_some(f, f->step_pixels);
     }
     for (int64_t i = 0; i < f->step_weights && f->weights < f->weights_end; i++, f->weights += ALIGN)
         __builtin_prefetch(f->weights, 0, 2); /* into L2 */
