@@ -476,7 +476,8 @@ cdef class Program:
         self.p.width, self.p.section = width, FLRP_SECTION if sections else 0
 
     def set_twin(self, Program twin):
-        """Take full blocks of samples through the steps of `twin`, which are these for `width` samples side by side."""
+        """Take full blocks of samples through the steps of `twin`, which are these for `width` samples side by side, or
+        of its own twin, for fewer, where there are not enough."""
         if twin.isa != self.isa:
             raise ValueError("the twin was made for another instruction set")
         self.twin = twin

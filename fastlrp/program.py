@@ -8,6 +8,7 @@ the input is computed while recording.
 from __future__ import annotations
 
 import math
+import threading
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -216,9 +217,10 @@ def _axes(sizes: Sequence[int], from_steps: Sequence[int], to_steps: Sequence[in
     return [(1, 0, 0)] * (COPY_AXES - len(joined)) + joined
 
 
-# A vector of samples, or eight, side by side, while their values take no more bytes: with common sizes of L2 in mind.
+# Vectors of samples side by side, the more the better: as many as give every thread some, while their values take no
+# more bytes, with common sizes of L2 in mind.
 MOST_BYTES_SIDE_BY_SIDE = 3 << 19
-VECTORS_SIDE_BY_SIDE = (8, 1)
+VECTORS_SIDE_BY_SIDE = (8, 4, 1)
 
 
 SUMS = {"weight_gradient", "channel_sum"}  # over all samples
@@ -319,36 +321,49 @@ class Program:
         self._lanes, self._isa, self._renewable = _kernels.lanes(), _kernels.get_isa(), renewable
         fits = 4 * layout.arena * self._lanes <= MOST_BYTES_SIDE_BY_SIDE and not SUMS & {step.op for step in needed}
         self._twin_of: Any = ([_weak(step, renewable) for step in needed], sizes, external) if fits else None
-        self._twin: tuple[_Twin, _kernels.Program] | None = None  # that is renewed too
+        self._twins: dict[int, tuple[_Twin, _kernels.Program] | None] = {}  # by width; None: it would be too large
+        self._adding = threading.Lock()
 
     def renew(self, samples: int) -> list[Any]:
         """Take the weights and biases that the layers have now; hold what is returned while it runs with them, for so
         many samples."""
         products = [again() for again, _ in self._products if again is not None]
         self._compiled.renew(products, [None if layer is None else layer.bias for _, layer in self._products])
-        if samples >= self._lanes:
-            self._add_twin(products)
-        if self._twin is not None:
-            twin, compiled = self._twin
+        self._add_twin(samples, products)
+        for twin, compiled in filter(None, self._twins.values()):
             compiled.renew(*twin.renewed(products))
         return products
 
-    def _add_twin(self, products: Sequence[Any] | None = None) -> None:
-        """For samples side by side, where these are small enough and all products have such a form."""
-        if self._twin_of is None or _kernels.get_isa() != self._isa:
-            return
-        (steps, sizes, external), self._twin_of = self._twin_of, None
-        for vectors in VECTORS_SIDE_BY_SIDE:
-            try:
-                twin = _Twin(steps, sizes, external, self._lanes * vectors)
-            except NotRecorded:
-                return
-            if 4 * twin.layout.arena <= MOST_BYTES_SIDE_BY_SIDE:
-                compiled = twin.compiled(products)
-                if compiled is not None:
-                    self._compiled.set_twin(compiled)
-                    self._twin = None if products is None else (twin, compiled)
-                return
+    def _add_twin(self, samples: int, products: Sequence[Any] | None = None) -> None:
+        """For so many samples side by side, where these are small enough and all products have such a form."""
+        with self._adding:
+            for vectors in VECTORS_SIDE_BY_SIDE:
+                width = self._lanes * vectors
+                if samples // width < _kernels.get_threads() or self._twins.get(width, self) is None:
+                    continue
+                if width not in self._twins and self._twin_of is not None and _kernels.get_isa() == self._isa:
+                    self._twins[width] = self._made_twin(width, products)
+                if self._twins.get(width) is not None:
+                    return
+
+    def _made_twin(self, width: int, products: Sequence[Any] | None) -> tuple[_Twin, _kernels.Program] | None:
+        """Of this width, and known to the compiled program; None: none, because it would be too large or of any."""
+        try:
+            twin = _Twin(*self._twin_of, width)
+        except NotRecorded:
+            self._twin_of = None
+            return None
+        if 4 * twin.layout.arena > MOST_BYTES_SIDE_BY_SIDE:
+            return None
+        compiled = twin.compiled(products)
+        if compiled is None:
+            self._twin_of = None
+            return None
+        known = {w: found[1] for w, found in self._twins.items() if found is not None} | {width: compiled}
+        for narrow, wide in pairwise(sorted(known)):
+            known[wide].set_twin(known[narrow])
+        self._compiled.set_twin(known[max(known)])
+        return twin, compiled
 
     def __call__(self, arrays: Mapping[Any, Array], classes: Array | None = None) -> bool:
         """Run over float32 C-contiguous arrays (N, ...) for every input and output; False, and nothing done, where a
@@ -360,8 +375,8 @@ class Program:
                 external[slot.index] = arrays[name]
             elif name in self._outputs:  # the same value twice, or an input handed out again
                 copies.append((arrays[name], external[slot.index]))
-        if len(arrays[next(iter(self._slots))]) >= self._lanes and not self._renewable:
-            self._add_twin()
+        if not self._renewable:
+            self._add_twin(len(arrays[next(iter(self._slots))]))
         ran = self._compiled(len(arrays[next(iter(self._slots))]), external, classes)
         for target, found in copies if ran else ():
             target[...] = found.reshape(target.shape)

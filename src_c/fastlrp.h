@@ -270,7 +270,8 @@ typedef struct flrp_program {
     int64_t arena;        /* floats for one sample */
     double work;          /* multiply-adds for one sample */
     int64_t width;        /* samples that lie side by side and are one to these steps; 1: none */
-    const struct flrp_program *lanes; /* the same run for samples side by side, with the same bits; NULL: none */
+    /* The same run for samples side by side, with the same bits, and its own `lanes` for fewer of them; NULL: none. */
+    const struct flrp_program *lanes;
 } flrp_program;
 
 /* Floats of arena that a run needs, and the samples it will take through the steps at a time. */

@@ -211,18 +211,25 @@ static int run_steps(const job *j, const flrp_program *p, int64_t first, int64_t
     return status;
 }
 
+/* The program for so many samples side by side. */
+static const flrp_program *twin_of(const flrp_program *p, int64_t width) {
+    const flrp_program *twin = p->lanes;
+    while (twin && twin->width != width) twin = twin->lanes;
+    return twin;
+}
+
 static void run_block(const job *j, int64_t first, float *arena, int threads, atomic_int *status) {
-    const flrp_program *lanes = j->p->lanes;
     const int64_t count = flrp_min(j->block, j->samples - first);
-    const int full = lanes && j->block == lanes->width && count == j->block;
-    int found = full ? run_steps(j, lanes, first, count, arena, threads) : FLRP_NOT_FINITE;
+    const flrp_program *lanes = count == j->block ? twin_of(j->p, count) : 0;
+    int found = lanes ? run_steps(j, lanes, first, count, arena, threads) : FLRP_NOT_FINITE;
     if (found == FLRP_NOT_FINITE) found = run_steps(j, j->p, first, count, arena, threads);
     if (found != FLRP_OK) atomic_store(status, found);
 }
 
 /* Floats of arena for a block, and room for a vector that is read past the last value. */
 static int64_t block_floats(const flrp_program *p, int64_t block) {
-    return flrp_max(block * p->arena, p->lanes ? p->lanes->arena : 0) + ROOM;
+    const flrp_program *twin = twin_of(p, block);
+    return flrp_max(block * p->arena, twin ? twin->arena : 0) + ROOM;
 }
 
 /* A thread's share: blocks as they come, since a busy machine may hold one thread up. */
@@ -274,7 +281,9 @@ int64_t flrp_program_plan(const flrp_program *p, int threads, int64_t samples, i
         return threads * block_floats(p, *block) + flrp_ceil_div(samples, p->section) * p->sum_floats + ROOM;
     }
     if (p->sums_up) return block_floats(p, samples) + ROOM;
-    if (p->lanes && samples / p->lanes->width >= threads) *block = p->lanes->width;
+    const flrp_program *twin = p->lanes;
+    while (twin && samples / twin->width < threads) twin = twin->lanes;
+    if (twin) *block = twin->width;
     else if (p->stretch_count || bytes > MOST_SHARED_BYTES || samples < 2) threads = 1;
     else {
         const int64_t pieces = threads > 1 ? BLOCKS_PER_THREAD * threads : 1;

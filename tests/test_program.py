@@ -81,18 +81,19 @@ def small_network() -> fastlrp.Network:
     return with_biases(fastlrp.Network.from_graph(image, fastlrp.Linear(4)(fastlrp.Tanh()(fastlrp.Linear(9)(x)))))
 
 
-@pytest.mark.parametrize("vectors", [1, 8])
+@pytest.mark.parametrize("vectors", [(1,), (8,), (8, 4, 1)], ids=str)
 @pytest.mark.parametrize("composite", ["epsilon_plus_flat", "epsilon_gamma_box", "epsilon_alpha2_beta1", "deeptaylor",
                                        "uniform simple gamma", "guided_backprop"])
-def test_samples_side_by_side(composite: str, vectors: int, isa: str, poisoned: Any, threads: None,
+def test_samples_side_by_side(composite: str, vectors: tuple[int, ...], isa: str, poisoned: Any, threads: None,
                               monkeypatch: pytest.MonkeyPatch) -> None:
     """Full blocks of samples and those that are left over get the bits they get alone, whatever the threads."""
-    monkeypatch.setattr(program, "VECTORS_SIDE_BY_SIDE", (vectors,))
+    monkeypatch.setattr(program, "VECTORS_SIDE_BY_SIDE", vectors)
     monkeypatch.setattr(program, "MOST_BYTES_SIDE_BY_SIDE", 1 << 30)
-    net, chosen, width = small_network(), COMPOSITES[composite](), vectors * _kernels.lanes()
+    net, chosen, width = small_network(), COMPOSITES[composite](), max(vectors) * _kernels.lanes()
     x = mixed_signs(np.random.default_rng(6), 3 * width + 1, MIXED_SHAPE)
     alone = [net.explain(x[i:i + 1], composite=chosen, layers=True) for i in range(len(x))]
-    for n, count in ((7, 1), (16, 1), (17, 2), (33, 1), (width, 1), (3 * width + 1, 2), (2 * width - 1, 1)):
+    for n, count in ((7, 1), (16, 1), (17, 2), (33, 1), (width, 1), (width // 2, 1), (3 * width + 1, 2),
+                     (2 * width - 1, 1)):
         fastlrp.set_num_threads(count)
         found = net.explain(x[:n], composite=chosen, layers=True)
         for i, one in enumerate(alone[:n]):
@@ -100,7 +101,12 @@ def test_samples_side_by_side(composite: str, vectors: int, isa: str, poisoned: 
             assert_same_bits(found.output[i], one.output[0])
             assert found.target[i] == one.target[0]
             assert all(np.array_equal(found.layers[name][i], one.layers[name][0]) for name in one.layers)
-    assert any(kept._compiled.twin is not None for kept in net._programs.values())
+    (kept,) = net._programs.values()
+    twins, twin = [], kept._compiled.twin
+    while twin is not None:
+        twins.append(twin)
+        twin = twin.twin
+    assert len(twins) == len(vectors)  # every width was taken by some batch
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 3e38], ids=str)

@@ -1,6 +1,12 @@
 /* Dense layers over one array of weights (inputs, outputs), read as it lies in both directions. Each row block of
  * weights is used for every sample while it is in the cache. */
 
+#if VW >= 16 /* with as many registers */
+#define DENSE_VECTORS 4 /* of outputs in a block */
+#else
+#define DENSE_VECTORS 2
+#endif
+
 FLRP_INLINE vf read_weight(const float *w, const int64_t n, const int read) {
     const vf v = load_some(w, n);
     return read == FLRP_POSITIVE ? v_positive(v) : read == FLRP_NEGATIVE ? v_negative(v) : v;
@@ -21,28 +27,69 @@ FLRP_INLINE void add_rows(const int inputs, const int read, const float *x, cons
     }
 }
 
-/* The same sums in the same order for a block of samples and two vectors of outputs: they stay in registers. */
-FLRP_INLINE void add_block(const int samples, const int read, int64_t inputs, const float *x, int64_t x_stride,
-                           const float *w, int64_t stride, const int64_t n, float *z, int64_t cols) {
-    vf sums[6][2];
+/* The same sums in the same order for a block of samples and so many vectors of outputs, n of which there are: they
+ * stay in registers. */
+FLRP_INLINE void add_block(const int samples, const int vectors, int64_t inputs, const float *x, int64_t x_stride,
+                           const float *w, int64_t stride, int64_t n, float *z, int64_t cols) {
+    vf sums[6][DENSE_VECTORS];
 #pragma GCC unroll 6
     for (int s = 0; s < samples; s++)
-#pragma GCC unroll 2
-        for (int v = 0; v < 2; v++) sums[s][v] = n > v * VW ? load_some(z + s * cols + v * VW, n - v * VW) : v_set1(0);
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) sums[s][v] = load_some(z + s * cols + v * VW, n - v * VW);
     for (int64_t i = 0; i < inputs; i++, w += stride) {
-        const vf w0 = read_weight(w, n, read), w1 = n > VW ? read_weight(w + VW, n - VW, read) : v_set1(0);
+        vf weights[DENSE_VECTORS];
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) weights[v] = v_load(w + v * VW);
 #pragma GCC unroll 6
         for (int s = 0; s < samples; s++) {
             const vf factor = v_set1(x[s * x_stride + i]);
-            sums[s][0] = v_fma(factor, w0, sums[s][0]);
-            sums[s][1] = v_fma(factor, w1, sums[s][1]);
+#pragma GCC unroll 4
+            for (int v = 0; v < vectors; v++) sums[s][v] = v_fma(factor, weights[v], sums[s][v]);
         }
     }
 #pragma GCC unroll 6
     for (int s = 0; s < samples; s++)
-#pragma GCC unroll 2
-        for (int v = 0; v < 2; v++)
-            if (n > v * VW) store_some(z + s * cols + v * VW, sums[s][v], n - v * VW);
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) store_some(z + s * cols + v * VW, sums[s][v], n - v * VW);
+}
+
+/* Some outputs of all samples over some rows of weights, which are whole vectors. */
+FLRP_INLINE void add_panel(const int vectors, int64_t samples, int64_t inputs, const float *x, int64_t x_stride,
+                           const float *w, int64_t stride, int64_t n, float *z, int64_t cols) {
+#define BLOCK(samples) add_block(samples, vectors, inputs, xs, x_stride, w, stride, n, z + s * cols, cols)
+    for (int64_t s = 0, size; s < samples; s += size) {
+        const float *xs = x + s * x_stride;
+        size = flrp_ceil_div(samples - s, flrp_ceil_div(samples - s, 6));
+        switch (size) {
+        case 6: BLOCK(6); break;
+        case 5: BLOCK(5); break;
+        case 4: BLOCK(4); break;
+        case 3: BLOCK(3); break;
+        case 2: BLOCK(2); break;
+        default: BLOCK(1);
+        }
+    }
+#undef BLOCK
+}
+
+static void add_panels(int64_t vectors, int64_t samples, int64_t inputs, const float *x, int64_t x_stride,
+                       const float *w, int64_t stride, int64_t n, float *z, int64_t cols) {
+#define PANEL(vectors) add_panel(vectors, samples, inputs, x, x_stride, w, stride, n, z, cols)
+    switch (vectors) {
+#if DENSE_VECTORS > 2
+    case 4: PANEL(4); break;
+    case 3: PANEL(3); break;
+#endif
+    case 2: PANEL(2); break;
+    default: PANEL(1);
+    }
+#undef PANEL
+}
+
+/* Rows of n weights as they are read, one after the other in whole vectors. */
+FLRP_INLINE void copy_weights(const int read, int64_t inputs, int64_t n, const float *w, int64_t stride, float *out) {
+    for (int64_t i = 0; i < inputs; i++, w += stride)
+        for (int64_t c = 0; c < n; c += VW, out += VW) v_store(out, read_weight(w + c, n - c, read));
 }
 
 /* A share of the rows that come next, on their way from memory in long runs. */
@@ -52,34 +99,26 @@ static inline void fetch_rows(int64_t first, int64_t last, const float *w, int64
             __builtin_prefetch(w + i * stride + c, 0, 2); /* into L2 */
 }
 
-/* All samples and outputs over some rows of weights; `next` more follow. */
-FLRP_INLINE void add_blocks(const int read, int64_t samples, int64_t inputs, int64_t next, const float *x,
-                            int64_t x_stride, const float *w, int64_t stride, int64_t cols, float *z) {
-#define BLOCK(samples, n) add_block(samples, read, inputs, xs, x_stride, w + c, stride, n, z + s * cols + c, cols)
-#define WIDTHS(samples) if (cols - c >= 2 * VW) BLOCK(samples, 2 * VW); else BLOCK(samples, cols - c)
-    for (int64_t c = 0; c < cols; c += 2 * VW) {
-        fetch_rows(next * c / cols, next * flrp_min(cols, c + 2 * VW) / cols, w + inputs * stride, stride, cols);
-        for (int64_t s = 0, size; s < samples; s += size) {
-            const float *xs = x + s * x_stride;
-            size = flrp_ceil_div(samples - s, flrp_ceil_div(samples - s, 6));
-            switch (size) {
-            case 6: WIDTHS(6); break;
-            case 5: WIDTHS(5); break;
-            case 4: WIDTHS(4); break;
-            case 3: WIDTHS(3); break;
-            case 2: WIDTHS(2); break;
-            default: WIDTHS(1);
-            }
-        }
-    }
-#undef WIDTHS
-#undef BLOCK
-}
-
 #define FEW_SAMPLES 3
+#define MANY_SAMPLES 12 /* a panel of weights is copied for so many: near one another, it stays in L1 */
 #define WEIGHTS_AT_ONCE (1 << 15) /* rows of a range of outputs: they stay in L2 for all samples, beside the next ones */
 #define MOST_ROWS 64
 #define IN_CACHE (1 << 18) /* weights: so few are not sent for */
+
+/* All samples and outputs over some rows of weights; `next` more follow. */
+FLRP_INLINE void add_blocks(const int read, int64_t samples, int64_t inputs, int64_t next, const float *x,
+                            int64_t x_stride, const float *w, int64_t stride, int64_t cols, float *z) {
+    float copy[MOST_ROWS * DENSE_VECTORS * VW] __attribute__((aligned(64)));
+    for (int64_t c = 0, n; c < cols; c += n) {
+        n = flrp_min(cols - c, DENSE_VECTORS * VW);
+        const int64_t vectors = flrp_ceil_div(n, VW);
+        const int copies = read != FLRP_PLAIN || n < vectors * VW || samples >= MANY_SAMPLES;
+        fetch_rows(next * c / cols, next * (c + n) / cols, w + inputs * stride, stride, cols);
+        if (copies) copy_weights(read, inputs, n, w + c, stride, copy);
+        add_panels(vectors, samples, inputs, x, x_stride, copies ? copy : w + c, copies ? vectors * VW : stride, n,
+                   z + c, cols);
+    }
+}
 
 FLRP_INLINE void dense_forward_with(const int read, int64_t samples, int64_t inputs, const float *x, int64_t x_stride,
                                     const float *w, int64_t stride, int64_t cols, float *z) {
