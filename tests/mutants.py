@@ -85,8 +85,6 @@ MUTANTS = [
     Mutant("program, samples left over", "src_c/program.c", "count == j->block ? twin_of(j->p, count)",
            "1 ? twin_of(j->p, j->block)"),
     Mutant("program, widths", "src_c/program.c", "twin->width != width", "0"),
-    Mutant("dense, rest of a panel", "src_c/body/dense.h", "read_weight(w + c, n - c, read)",
-           "read_weight(w + c, VW, read)"),
     Mutant("dense, copies", "src_c/body/dense.h", "copies ? vectors * VW : stride", "stride"),
     Mutant("program, classes side by side", "src_c/program.c", "j->classes + f->first * width",
            "j->classes + f->first"),

@@ -178,7 +178,7 @@ SHAPES: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "tiles, dilated, strided": ((12, 9, 33), {"out": 34, "kernel": (3, 2), "dilation": (2, 3), "stride": (1, 2),
                                               "padding": ((3, 0), (1, 4))}),
     "tiles, dense": ((100,), {"out": 70}),
-    "tiles, slices": ((4, 5, 270), {"out": 35, "kernel": 3, "padding": 1}),
+    "tiles, slices": ((6, 6, 270), {"out": 35, "kernel": 3, "padding": 1}),
     "tiles, rows in several tasks": ((50, 28, 200), {"out": 33, "kernel": (2, 1)}),
 }
 VERBS = {name: verb for name, verb in PRODUCTS.items() if "gradient" not in name}
