@@ -44,7 +44,8 @@ def measured(setting: rows.Setting, only: str) -> Iterator[Any]:
     if harness.installed("torch"):
         import torch
         torch.set_num_threads(fastlrp.get_num_threads())
-    jobs = [job for module in (rows_time, rows_kernels, rows_scale) for job in module.jobs(setting)
+    # Memory first: fresh processes need room beside this one, which grows with all that it has measured.
+    jobs = [job for module in (rows_scale, rows_time, rows_kernels) for job in module.jobs(setting)
             if only in job.name]
     with tqdm(jobs, unit="job") as bar:
         for job in bar:

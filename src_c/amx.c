@@ -1,10 +1,10 @@
 /* The driver of products on bf16 tiles: numbers are sums of limbs (body/limbs.h); weights come split, the source is
  * split here (planes.c).
  *
- * A task covers a block of destination pixels, as in product.c, and some panels of outputs. Tiles have as many rows as
- * leave the fewest in vain: a piece of a line, or several short lines with what lies between them; two of them are one
- * block of accumulators. The reduction runs over slices whose weights stay in L2 for all blocks. Every output's sum is
- * in the order of the weights, whatever the task: chunk by chunk, tap by tap.
+ * A task covers a block of destination pixels, as in product.c, and some panels of outputs. Its pixels are cut into as
+ * few tiles as can be, and two of them are one block of accumulators. The reduction runs over slices whose weights stay
+ * in L2 for all blocks; where all weights stay there, panels take turns over groups of blocks. Every output's sum is in
+ * the order of the weights, whatever the task: chunk by chunk, tap by tap.
  *
  * Tiles leave the vector units idle, so that other work is done in their shadow, a little of it in every step: the
  * epilogue of the block before, the next task's source where it takes long beside its products, prefetching.
@@ -22,8 +22,8 @@
 #define AHEAD (16 << 10)           /* elements that weights are sent for ahead of a block that takes all */
 #define ALIGN 64                   /* bytes: a tile's row is one cache line */
 #define TILE_SPEED 12              /* multiply-adds on tiles in the time of one on vectors, roughly */
-#define TURN 2 /* steps */
-#define SPLIT_AHEAD 120            /* products of a block and a chunk, up to which splitting takes a share that counts */
+#define TURN 2                     /* steps between one piece of an epilogue and the next */
+#define SPLIT_AHEAD 120            /* products of a block and a chunk: splitting counts beside so few */
 
 typedef struct {
     const flrp_kernels *kernels;
@@ -50,7 +50,8 @@ static void plan_tasks(job *j) {
     const flrp_product *p = j->p;
     const flrp_planes *l = &j->planes;
     const int64_t rows = p->rows.count, pitch = l->cols.pitch;
-    const int64_t bytes = flrp_max(1, l->chunks * flrp_planes_count(l) * p->limbs) * FLRP_CHUNK * (int64_t)sizeof(uint16_t);
+    const int64_t planes = flrp_max(1, l->chunks * flrp_planes_count(l) * p->limbs);
+    const int64_t bytes = planes * FLRP_CHUNK * (int64_t)sizeof(uint16_t);
     j->ahead = j->panels * p->sides * p->rows.taps * p->cols.taps * flrp_limb_products(p->limbs) <= SPLIT_AHEAD;
     const int64_t fit = flrp_max(PLANES_TARGET / (1 + j->ahead) / bytes, LEAST_POSITIONS);
     /* Where one block takes all, threads share out the weights if these are more to read than the source. */
@@ -235,7 +236,8 @@ static void run_group(frame *f, int64_t begin, int64_t end, int64_t first, int64
             for (int64_t chunk = 0; chunk < j->planes.chunks; chunk += j->slice) {
                 const int more = chunk + j->slice < j->planes.chunks, turn = side + 1 < sides;
                 const int64_t next = turn ? panel : panel + 1 < last ? panel + 1 : first;
-                const uint16_t *soon = more ? weights_of(j, panel, side, chunk + j->slice) : weights_of(j, next, turn, 0);
+                const uint16_t *soon =
+                    more ? weights_of(j, panel, side, chunk + j->slice) : weights_of(j, next, turn, 0);
                 run_slice(f, begin, end, side, panel, chunk,
                           read_once(j) ? weights_of(j, panel, side, chunk) + AHEAD : soon);
             }
@@ -305,7 +307,8 @@ static void run_share(void *context, int64_t share, int thread) {
         if (j->ahead && task + 1 < last) {
             begin_splitting(j, task + 1, &f.soon);
             const int64_t steps = j->p->rows.taps * j->p->cols.taps * j->planes.chunks * (end - begin) * j->p->sides;
-            f.step_split = flrp_ceil_div(flrp_split_size(&f.soon), flrp_max(1, steps / TURN * flrp_ceil_div(f.count, 2)));
+            const int64_t turns = steps / TURN * flrp_ceil_div(f.count, 2);
+            f.step_split = flrp_ceil_div(flrp_split_size(&f.soon), flrp_max(1, turns));
         }
         run_panels(&f, begin, end);
         if (j->ahead) {

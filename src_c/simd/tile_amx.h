@@ -12,8 +12,8 @@
 #else
 #include <immintrin.h>
 
-/* Where no floating-point instruction comes for half a microsecond, the unit for them goes to sleep, and the next tile
- * that is stored waits 1000 cycles for it (measured on Sapphire Rapids' successors; integers and stores do not help). */
+/* Without a floating-point instruction on vectors or scalars for half a microsecond, storing the next tile takes 1000
+ * cycles more, as if a unit went to sleep (measured on a Xeon; instructions on integers and stores do not help). */
 static inline void tile_stay_awake(void) {
     float zero = 0;
     __asm__ volatile("vaddss %0, %0, %0" : "+x"(zero));
