@@ -348,8 +348,9 @@ class Program:
 
     def _made_twin(self, width: int, products: Sequence[Any] | None) -> tuple[_Twin, _kernels.Program] | None:
         """Of this width, and known to the compiled program; None: none, because it would be too large or of any."""
+        steps, sizes, external = self._twin_of
         try:
-            twin = _Twin(*self._twin_of, width)
+            twin = _Twin(steps, sizes, external, width)
         except NotRecorded:
             self._twin_of = None
             return None
