@@ -145,6 +145,7 @@ cdef extern from "fastlrp.h" nogil:
         double work
         int64_t width
         const flrp_program *lanes
+    int flrp_program_threads(const flrp_program *p, int threads, int64_t samples)
     int64_t flrp_program_plan(const flrp_program *p, int threads, int64_t samples, int64_t *block)
     int flrp_program_run(int isa, int threads, const flrp_program *p, int64_t samples, float *const *external,
                          int64_t *classes, float *arena, int64_t block)

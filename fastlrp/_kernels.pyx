@@ -483,6 +483,10 @@ cdef class Program:
         self.twin = twin
         self.p.lanes = &twin.p
 
+    def threads(self, Py_ssize_t samples):
+        """Threads that are worth waking for so many samples."""
+        return flrp_program_threads(&self.p, threads, samples)
+
     def renew(self, products, biases):
         """Go on with these products and biases (None: as recorded), one of each for every step with a product."""
         cdef Py_ssize_t i, k = 0

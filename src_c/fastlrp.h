@@ -274,6 +274,8 @@ typedef struct flrp_program {
     const struct flrp_program *lanes;
 } flrp_program;
 
+/* Threads that are worth waking for so many samples. */
+int flrp_program_threads(const flrp_program *p, int threads, int64_t samples);
 /* Floats of arena that a run needs, and the samples it will take through the steps at a time. */
 int64_t flrp_program_plan(const flrp_program *p, int threads, int64_t samples, int64_t *block);
 /* external: the memory of every slot whose offset is negative; classes: PICK's, one per sample, written where

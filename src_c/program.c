@@ -272,9 +272,13 @@ static int64_t written_outside(const flrp_program *p) {
     return floats;
 }
 
+int flrp_program_threads(const flrp_program *p, int threads, int64_t samples) {
+    return flrp_threads_for(threads, samples, p->work * (double)samples);
+}
+
 int64_t flrp_program_plan(const flrp_program *p, int threads, int64_t samples, int64_t *block) {
     const int64_t bytes = flrp_max(1, p->arena + written_outside(p)) * (int64_t)sizeof(float);
-    threads = flrp_threads_for(threads, samples, p->work * (double)samples);
+    threads = flrp_program_threads(p, threads, samples);
     *block = samples;
     if (p->section) {
         *block = p->section;
@@ -298,7 +302,7 @@ int flrp_program_run(int isa, int threads, const flrp_program *p, int64_t sample
     job j = {.p = p, .isa = isa, .samples = samples, .block = block, .external = external, .classes = classes,
              .arena = arena};
     const int share = block < samples || p->section;
-    threads = share ? flrp_threads_for(threads, samples, p->work * (double)samples) : threads;
+    threads = share ? flrp_program_threads(p, threads, samples) : threads;
     if (p->section) j.sums = arena + threads * block_floats(p, block);
     if (share) flrp_parallel(threads, threads, 1e12, run_share, &j);
     else run_block(&j, 0, arena, threads, &j.status);
