@@ -185,6 +185,8 @@ cdef class Product:
     cdef tuple shapes
     cdef list keep  # arrays that the sweeps point into
     cdef list packed  # weights of each sweep, as its form has them
+    cdef readonly list values  # of an own product, what they are taken from,
+    cdef list sizes, places  # so many, and where each lies there (`packing.places`)
     cdef dict twins  # of samples side by side, by their number
 
     def __cinit__(self, shapes, src, dst, Py_ssize_t groups, Py_ssize_t sides, Py_ssize_t parts):
@@ -193,6 +195,7 @@ cdef class Product:
         if sides not in (1, 2) or parts not in (1, 2):
             raise ValueError(f"a product has 1 or 2 sides and parts, got {sides} and {parts}")
         self.isa, self.keep, self.shapes, self.packed, self.twins = isa, [], tuple(shapes), [], {}
+        self.values, self.sizes, self.places = [], [], []
         self.sides, self.parts, self.count = sides, parts, len(shapes)
         self.src_size, self.dst_size, self.dst_channels = src[0] * src[1] * src[2], dst[0] * dst[1] * dst[2], dst[2]
         self.sweeps = <flrp_product *>calloc(self.count, sizeof(flrp_product))
@@ -262,7 +265,7 @@ cdef class Product:
             packed = packing.depthwise(weight, sweep)
         elif not direct and packing.prefers_winograd(sweep, p.groups, weight):
             p.form = FLRP_WINOGRAD
-            packed = packing.winograd(weight, sweep, width)
+            packed = packing.panels(packing.winograd_values(weight, sweep), width)
         elif packing.prefers_lists(sweep, (p.src_h, p.src_w), p.groups, weight):
             return self.fill_lists(p, packing.lists(weight, sweep, flrp_lanes(self.isa)))
         elif packing.prefers_narrow(sweep, p.groups, p.dst_c, flrp_lanes(self.isa)):
@@ -302,29 +305,68 @@ cdef class Product:
     def in_lanes(self, Py_ssize_t width):
         """The same sums, bit for bit, for `width` samples side by side as one; None where its form has no such twin."""
         if width not in self.twins:
-            self.twins[width] = self.make_twin(width, True)
+            self.twins[width] = self.make_twin(width, True, self.packed)
         return self.twins[width]
 
-    def renewable_in_lanes(self, Py_ssize_t width):
-        """The same for the caller alone, and for `take_weights`."""
-        return None if self.sweeps[0].form == FLRP_SCATTER else self.make_twin(width, False)
+    def own(self, Py_ssize_t size):
+        """Of a product that was packed from the numbers 1 to `size` instead of weights, which tell where each goes: make
+        it one caller's own, which gives it weights by `take`. Returns whether these come transformed, for each sweep;
+        None where the form is not one that only puts them elsewhere."""
+        cdef flrp_product *p
+        if self.sides * self.parts > 1 or any(self.sweeps[i].limbs or self.sweeps[i].form == FLRP_LISTS
+                                              for i in range(self.count)):
+            return None
+        transformed = [self.sweeps[i].form == FLRP_WINOGRAD for i in range(self.count)]
+        for i in range(self.count):
+            p = &self.sweeps[i]
+            if transformed[i]:
+                _, _, k, width = self.packed[i].shape
+                self.packed[i] = packing.panels(packing.numbers((1, k, p.dst_c)), width)
+            self.sizes.append(k * p.dst_c if transformed[i] else size)
+            self.places.append(packing.places(self.weights_of(i)))
+        return transformed
 
-    def take_weights(self, weight, Product own):
-        """Go on with other weights, shaped as `pack` takes them and packed in `own`: for what `renewable_in_lanes`
-        gave."""
+    def own_in_lanes(self, Py_ssize_t width):
+        """The same for `width` samples side by side, to be given this one's `values` by `take`."""
+        if self.sweeps[0].form == FLRP_SCATTER or not self.places:
+            return None
+        numbered = []
+        for i in range(self.count):
+            array = self.weights_of(i)
+            found = packing.numbers(array.shape) if self.places[i] is None else (
+                (self.places[i] + 1).astype(np.float32).reshape(array.shape))
+            numbered.append([[(found, "plain")]] if self.sweeps[i].form == FLRP_DENSE else found)
+        cdef Product twin = self.make_twin(width, False, numbered)
+        if twin is not None:
+            twin.sizes = self.sizes
+            twin.places = [packing.places(twin.weights_of(i)) for i in range(self.count)]
+        return twin
+
+    cdef object weights_of(self, Py_ssize_t i):
+        cdef int form = self.sweeps[i].form
+        return (self.packed[i][0][0][0] if form in (FLRP_DENSE, FLRP_DENSE_BACK)
+                else self.packed[i].weight if form == FLRP_LANES else self.packed[i])
+
+    def take(self, list values):
+        """Go on with these weights: for each sweep the layer's, transformed where `own` said so."""
         cdef Py_ssize_t i
         cdef flrp_product *p
+        cdef const float *source
+        cdef float *weights
+        cdef cnp.ndarray places
         for i in range(self.count):
-            if self.sweeps[i].form != FLRP_LANES or self.sweeps[i].lanes.terms != NULL:
-                raise ValueError("the product is not renewable")
-            p = &self.sweeps[i]
-            if p.lanes.form == FLRP_WINOGRAD:
-                self.packed[i] = packing.winograd_lanes(own.packed[i], p.dst_c, p.lanes.width)
+            p, weights = &self.sweeps[i], pointer(values[i], self.sizes[i], "values")
+            if self.places[i] is not None:
+                places, source = self.places[i], weights
+                weights = <float *>cnp.PyArray_DATA(<cnp.ndarray>self.weights_of(i))
+                flrp_take(cnp.PyArray_SIZE(places), <const int32_t *>cnp.PyArray_DATA(places), source, weights)
+            if p.form == FLRP_DENSE or p.form == FLRP_DENSE_BACK:
+                p.dense[0][0].weights = weights
             else:
-                self.packed[i] = packing.with_weights(self.packed[i], weight, self.shapes[i])
-            p.weights = <const float *>cnp.PyArray_DATA(<cnp.ndarray>self.packed[i].weight)
+                p.weights = weights
+        self.values = values
 
-    cdef Product make_twin(self, Py_ssize_t width, bint listed):
+    cdef Product make_twin(self, Py_ssize_t width, bint listed, list packed):
         cdef flrp_product *p = self.sweeps
         cdef Py_ssize_t i
         cdef Product twin = Product(self.shapes, (p.src_h, p.src_w, p.src_c), (p.dst_h, p.dst_w, p.dst_c), p.groups,
@@ -337,9 +379,9 @@ cdef class Product:
                     p.sides * p.rows.taps * p.cols.taps * p.parts * p.src_c * p.dst_c > MOST_WEIGHTS):
                 return None
             if form == "winograd":
-                twin.fill_lanes(&twin.sweeps[i], p.form, packing.winograd_lanes(self.packed[i], p.dst_c, width))
+                twin.fill_lanes(&twin.sweeps[i], p.form, packing.winograd_lanes(packed[i], p.dst_c, width))
                 continue
-            weight = packing.weights_of(form, self.packed[i], self.shapes[i], p.parts * p.src_c, p.dst_c)
+            weight = packing.weights_of(form, packed[i], self.shapes[i], p.parts * p.src_c, p.dst_c)
             if not np.isfinite(weight).all():
                 return None
             twin.fill_lanes(&twin.sweeps[i], p.form, packing.lanes(

@@ -170,8 +170,9 @@ def describe(layer: WeightedLayer) -> str:
 def products(net: Network, n: int, variant: Variant = CHOSEN) -> dict[str, Callable[[], None]]:
     """Calls of a one-layer network's product and product back for n samples, without anything around them."""
     layer, rng, graph = net.weighted[0], np.random.default_rng(0), net.at(variant.precision)
-    x, y = (rng.standard_normal((n, *shape), np.float32) for shape in (layer.in_shape, layer.out_shape))
-    into_y, into_x = np.empty_like(y), np.empty_like(x)
+    x, y, into_x, into_y = (_kernels.empty((n, *shape)) for shape in 2 * (layer.in_shape, layer.out_shape))
+    for array in (x, y):  # like a network's own arrays, these begin with a cache line
+        rng.standard_normal(array.shape, np.float32, array)
 
     def forward(ops: Any, inputs: Mapping[Any, Any], classes: Any) -> dict[Any, Any]:
         operands = [(inputs["in"], "plain", None)]

@@ -91,8 +91,7 @@ class Native(Plain):
         return product(n, operands, out, factors=factors or None)
 
     def _pack(self, layer: Any, key: tuple[Any, ...]) -> _kernels.Product:
-        """The layer's product in one direction: weights (side, kh, kw, part, source channels / groups, destination
-        channels), packed, or a dense layer's own array."""
+        """The layer's product in one direction: weights packed, or a dense layer's own array."""
         _, direction, direct, *sides = key
         back, geometry = direction == "back", layer.geometry.simplest
         filters = layer.weight.reshape(geometry.weight_shape)
@@ -105,15 +104,14 @@ class Native(Plain):
             turned = back and filters.size <= MOST_TURNED
             weight = layer.packed(("turned",), _turned) if turned else filters[0, 0]
             return product.refer([[_as_read(weight, part) for part in parts] for parts in sides], back and not turned)
-        if len(sides) == len(sides[0]) == 1:
-            weight = weight_part(filters, sides[0][0])[None, :, :, None]
-        else:
-            weight = np.stack([np.stack([weight_part(filters, part) for part in parts], axis=2) for parts in sides])
-        if back:
-            *lead, ins, outs = weight.shape
-            grouped = weight.reshape(*lead, ins, geometry.groups, outs // geometry.groups)
-            weight = grouped.swapaxes(-1, -3).reshape(*lead, outs // geometry.groups, -1)
-        return product.pack(weight, scatter, limbs, direct)
+        return product.pack(_oriented(filters, sides, back, geometry.groups), scatter, limbs, direct)
+
+    def packed_own(self, layer: Any, back: bool, direct: bool) -> OwnProduct | None:
+        """A product of the layer's whole weights for one caller alone; None: a form that has to be packed anew."""
+        if layer.weight.size > min(MOST_TURNED, packing.MOST_NUMBERS):
+            return None
+        own = OwnProduct(self, layer, back, direct)
+        return own if own.transformed is not None else None
 
     def _limbs(self, geometry: Geometry, source: tuple[int, int, int], destination: tuple[int, int, int]) -> int:
         """The bf16 numbers that a product splits each number into; 0: it stays on float32."""
@@ -162,6 +160,51 @@ class Native(Plain):
 
     def nonnegative_samples(self, x: Array) -> Array:
         return _kernels.nonnegative_samples(x)
+
+
+def _oriented(filters: Array, sides: Sequence[Sequence[Part]], back: bool, groups: int) -> Array:
+    """Weights (side, kh, kw, part, source channels / groups, destination channels)."""
+    if len(sides) == len(sides[0]) == 1:
+        weight = weight_part(filters, sides[0][0])[None, :, :, None]
+    else:
+        weight = np.stack([np.stack([weight_part(filters, part) for part in parts], axis=2) for parts in sides])
+    if not back:
+        return weight
+    *lead, ins, outs = weight.shape
+    grouped = weight.reshape(*lead, ins, groups, outs // groups)
+    return grouped.swapaxes(-1, -3).reshape(*lead, outs // groups, -1)
+
+
+class _Numbered:
+    """A layer whose weights are the numbers of their places."""
+
+    def __init__(self, layer: Any) -> None:
+        self.geometry, self.weight = layer.geometry, packing.numbers(layer.weight_shape)
+
+    def packed(self, key: tuple[Any, ...], pack: Any) -> Any:
+        return pack(self, key)
+
+
+class OwnProduct:
+    """A layer's product that always has the weights of the last call; chosen and laid out once, by shape alone."""
+
+    def __init__(self, native: Native, layer: Any, back: bool, direct: bool) -> None:
+        self.layer, self.back = layer, back
+        self.product = native._pack(_Numbered(layer), (native.key, "back" if back else "forward", direct, ("w",)))
+        self.transformed = self.product.own(layer.weight.size)
+
+    def __call__(self) -> _kernels.Product:
+        geometry, weight = self.layer.geometry.simplest, self.layer.weight
+        assert self.transformed is not None
+        if any(self.transformed):
+            turned = _oriented(weight.reshape(geometry.weight_shape), [("w",)], self.back, geometry.groups)
+            sweeps = geometry.backward_sweeps if self.back else geometry.forward_sweeps
+            values = [packing.winograd_values(turned, sweep) if yes else weight
+                      for sweep, yes in zip(sweeps, self.transformed, strict=True)]
+        else:
+            values = [weight] * len(self.transformed)
+        self.product.take(values)
+        return self.product
 
 
 def _turned(layer: Any, key: tuple[Any, ...]) -> Array:

@@ -5,7 +5,8 @@ Weights come as (side, kh, kw, part, source channels / group, destination channe
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,21 @@ LIMBS = {"highest": 3, "high": 2, "medium": 1}  # bf16 numbers that a float is s
 CHUNK = PANEL = 32  # channels in one row of a tile; outputs of two tiles side by side
 LEAST_CHANNELS = 32  # fewer would leave tiles mostly empty
 LEAST_PIXELS = 16  # of a map, for three limbs: they are half as much again to read as floats, and used once a pixel
+
+
+def on_cache_lines(shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
+    """An uninitialised array that begins with a cache line: no vector and no row of a tile lies in two."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.empty(size + 64, np.uint8)
+    first = -memory.ctypes.data % 64
+    return memory[first:first + size].view(dtype).reshape(shape)
+
+
+def _laid_out(array: Array) -> Array:
+    """A copy in C order on cache lines."""
+    packed = on_cache_lines(array.shape, array.dtype)
+    packed[...] = array
+    return packed
 
 
 DENSE = 0.6  # of the weights: with so many that are not 0, leaving out the others saves nothing
@@ -55,7 +71,7 @@ def wide(weight: Array, sweep: Sweep, groups: int, width: int) -> Array:
     taken = weight[:, _taps(sweep.rows.kernel), _taps(sweep.cols.kernel)]
     sides, outputs = weight.shape[0], weight.shape[5] // groups
     k, whole, rest = taken.size // (sides * groups * outputs), outputs // width, outputs % width
-    packed = np.empty((sides, groups, whole + (rest > 0), k, width), np.float32)
+    packed = on_cache_lines((sides, groups, whole + (rest > 0), k, width))
     taken = taken.reshape(sides, k, groups, outputs).transpose(0, 2, 1, 3)
     full = taken[..., :whole * width].reshape(sides, groups, k, whole, width)
     packed[:, :, :whole] = full.transpose(0, 1, 3, 2, 4)
@@ -68,13 +84,13 @@ def wide(weight: Array, sweep: Sweep, groups: int, width: int) -> Array:
 def narrow(weight: Array, sweep: Sweep) -> Array:
     """[row tap][column tap][part][channel][side][output]."""
     taken = weight[:, _taps(sweep.rows.kernel), _taps(sweep.cols.kernel)]
-    return np.ascontiguousarray(taken.transpose(1, 2, 3, 4, 0, 5), dtype=np.float32)
+    return _laid_out(taken.transpose(1, 2, 3, 4, 0, 5))
 
 
 def depthwise(weight: Array, sweep: Sweep) -> Array:
     """[side][part][row tap][column tap][channel]."""
     taken = weight[:, _taps(sweep.rows.kernel), _taps(sweep.cols.kernel)]
-    return np.ascontiguousarray(taken[..., 0, :].transpose(0, 3, 1, 2, 4), dtype=np.float32)
+    return _laid_out(taken[..., 0, :].transpose(0, 3, 1, 2, 4))
 
 
 def scatter(weight: Array, sweep: Sweep, width: int) -> Array:
@@ -84,7 +100,7 @@ def scatter(weight: Array, sweep: Sweep, width: int) -> Array:
     panels = -(-kw * outputs // width)
     packed = np.zeros((sides, kh, parts * channels, panels * width), np.float32)
     packed[..., :kw * outputs] = taken.transpose(0, 1, 3, 4, 2, 5).reshape(sides, kh, parts * channels, kw * outputs)
-    return np.ascontiguousarray(packed.reshape(sides, kh, parts * channels, panels, width).transpose(0, 3, 1, 2, 4))
+    return _laid_out(packed.reshape(sides, kh, parts * channels, panels, width).transpose(0, 3, 1, 2, 4))
 
 
 # Of the weights of one axis, for each of an axis's sums those of its values: F(2, 3), and F(2, 5) as F(2, 3) beside
@@ -114,15 +130,21 @@ def prefers_winograd(sweep: Sweep, groups: int, weight: Array) -> bool:
     return min(channels, outputs) >= WINOGRAD_CHANNELS or (few and _is_dense(weight))
 
 
-def winograd(weight: Array, sweep: Sweep, width: int) -> Array:
-    """[side][panel][sum][part][k][width], transformed in double precision."""
+def winograd_values(weight: Array, sweep: Sweep) -> Array:
+    """(side, sum and part and k, output), transformed in double precision."""
     taken = weight[:, _taps(sweep.rows.kernel), _taps(sweep.cols.kernel)].astype(np.float64)
-    sides, taps, _, parts, channels, outputs = taken.shape
-    panels = -(-outputs // width)
+    sides, taps, *_, outputs = taken.shape
     turned = TRANSFORMS[taps] @ taken.reshape(sides, taps * taps, -1)
-    packed = np.zeros((sides, turned.shape[1] * parts * channels, panels * width), np.float32)
-    packed[..., :outputs] = turned.reshape(sides, -1, outputs)
-    return np.ascontiguousarray(packed.reshape(sides, -1, panels, width).swapaxes(1, 2))
+    return turned.astype(np.float32).reshape(sides, -1, outputs)
+
+
+def panels(values: Array, width: int) -> Array:
+    """[side][panel][k][width] of (side, k, output), zeros past the outputs."""
+    sides, k, outputs = values.shape
+    count = -(-outputs // width)
+    packed = np.zeros((sides, k, count * width), np.float32)
+    packed[..., :outputs] = values
+    return _laid_out(packed.reshape(sides, k, count, width).swapaxes(1, 2))
 
 
 def winograd_lanes(packed: Array, outputs: int, width: int) -> Lanes:
@@ -145,7 +167,7 @@ def limbs_of_values(taken: Array, count: int) -> Array:
     padded[..., :channels, :outputs] = taken
     blocks = padded.reshape(sides, kh, kw, parts, chunks, CHUNK // 2, 2, panels, 2, PANEL // 2)
     rest = np.ascontiguousarray(blocks.transpose(0, 7, 3, 4, 1, 2, 8, 5, 9, 6))
-    packed = _on_cache_lines((*rest.shape[:6], count, *rest.shape[6:]))
+    packed = on_cache_lines((*rest.shape[:6], count, *rest.shape[6:]), np.uint16)
     for limb in range(count):
         packed[:, :, :, :, :, :, limb], rest = split(rest)
     return packed
@@ -164,6 +186,23 @@ def winograd_limbs(weight: Array, sweep: Sweep, count: int) -> Array:
     sides, taps, _, parts, channels, outputs = taken.shape
     turned = (TRANSFORMS[taps] @ taken.reshape(sides, taps * taps, -1)).astype(np.float32)
     return limbs_of_values(turned.reshape(-1, 1, 1, 1, parts * channels, outputs), count)
+
+
+MOST_NUMBERS = 1 << 24  # that a float tells apart
+
+
+def numbers(shape: tuple[int, ...]) -> Array:
+    """1, 2, ... in an array's order."""
+    return np.arange(1, math.prod(shape) + 1, dtype=np.float32).reshape(shape)
+
+
+def places(numbered: Array) -> Array | None:
+    """Where each packed number lies among those numbered from 1 on; None: they lie as they did.
+
+    Zeros past the outputs, which no form keeps sums of, get any number's place.
+    """
+    found = np.maximum(numbered, 1).astype(np.int32).reshape(-1) - 1
+    return None if np.array_equal(found, np.arange(found.size)) else found
 
 
 READERS = {"plain": lambda w: w, "positive": lambda w: np.maximum(w, 0), "negative": lambda w: np.minimum(w, 0)}
@@ -234,12 +273,6 @@ def lanes(weight: Array, sweep: Sweep, source: tuple[int, int], scatter: bool, w
         terms, starts = _terms(weight, at.reshape(rows, k), passes, block)
     weight = np.ascontiguousarray(weight, dtype=np.float32)
     return Lanes(weight, width, line, first, offsets, length, passes, block, terms, starts)
-
-
-def with_weights(lanes: Lanes, weight: Array, sweep: Sweep) -> Lanes:
-    """The same with other weights (side, kh, kw, part, channel, output), where sums are not scattered."""
-    taken = weight[:, _taps(sweep.rows.kernel), _taps(sweep.cols.kernel)].reshape(lanes.weight.shape)
-    return replace(lanes, weight=np.ascontiguousarray(taken, dtype=np.float32))
 
 
 def prefers_terms(weight: Array, places: int) -> bool:
@@ -339,11 +372,3 @@ def split(x: Array) -> tuple[Array, Array]:
     with np.errstate(invalid="ignore"):
         rest = np.where(finite, x - rounded.view(np.float32), np.float32(0))
     return (rounded >> 16).astype(np.uint16), rest
-
-
-def _on_cache_lines(shape: tuple[int, ...]) -> Array:
-    """An array of uint16 whose rows of 64 bytes are cache lines: a tile loads sixteen of them."""
-    size = int(np.prod(shape))
-    memory = np.empty(size + 32, np.uint16)
-    first = -memory.ctypes.data % 64 // 2
-    return memory[first:first + size].reshape(shape)

@@ -61,13 +61,18 @@ class Recorder:
             return shifted(self, self.product(layer, parts, operands, sign=sign, direct=direct), bias, ratio)
         again = partial(self.native.packed_product, layer, parts, direct)
         return self._add("product", layer.out_shape, *operands, ratio=ratio, constants=(bias,), sign=sign,
-                         product=again(), again=again, weight_of=layer if tuple(parts) == ("w",) else None,
+                         product=again(), again=again, own=self._own(layer, [parts], False, direct),
                          bias_of=layer if bias is not None and bias is layer.bias else None)
 
     def product_back(self, layer: Any, operands: Sequence[Any], sides: Sequence[Any], direct: bool = False) -> Slot:
         factors = tuple(factor for _, factor in sides if factor is not None)
         again = partial(self.native.packed_product_back, layer, sides, direct)
-        return self._add("product", layer.in_shape, *operands, factors=factors, product=again(), again=again)
+        return self._add("product", layer.in_shape, *operands, factors=factors, product=again(), again=again,
+                         own=self._own(layer, [parts for parts, _ in sides], True, direct))
+
+    def _own(self, layer: Any, sides: Sequence[Sequence[Part]], back: bool, direct: bool) -> Any:
+        whole = [tuple(parts) for parts in sides] == [("w",)]
+        return partial(self.native.packed_own, layer, back, direct) if whole else None
 
     def weight_gradient(self, layer: Any, x: Slot, g: Slot) -> Slot:
         geometry = layer.geometry.simplest
@@ -254,7 +259,7 @@ class _Twin:
                     found = step.product()
                     product = found and found.in_lanes(self.width)
                 else:
-                    product = next(given).renewable_in_lanes(self.width) if step.weight_of else None
+                    product = next(given).own_in_lanes(self.width)
                 if product is None:
                     return None
                 self.steps[i] = replace(step, product=product)
@@ -264,9 +269,7 @@ class _Twin:
         """The products and biases of now; products: those for samples one by one."""
         found = [step for step in self.steps if step.product is not None]
         for step, own in zip(found, products, strict=True):
-            layer = step.weight_of
-            weight = layer.weight.reshape(layer.geometry.simplest.weight_shape)[None, :, :, None]
-            step.product.take_weights(weight, own)
+            step.product.take(own.values)
         return ([step.product for step in found],
                 [step.bias_of and np.repeat(step.bias_of.bias, self.width) for step in found])
 
@@ -317,7 +320,8 @@ class Program:
         needed = fused(_needed(steps, outputs.values()), external)
         layout = lay_out(needed, sizes, external, stretch=not renewable)
         self._compiled = _kernels.Program(needed, sizes, layout, sections=sections)
-        self._products = [(step.again, step.bias_of) for step in needed if renewable and step.again is not None]
+        self._products = [((step.own and step.own()) or step.again, step.bias_of)
+                          for step in needed if renewable and step.again is not None]
         self._lanes, self._isa, self._renewable = _kernels.lanes(), _kernels.get_isa(), renewable
         fits = 4 * layout.arena * self._lanes <= MOST_BYTES_SIDE_BY_SIDE and not SUMS & {step.op for step in needed}
         self._twin_of: Any = ([_weak(step, renewable) for step in needed], sizes, external) if fits else None
@@ -389,8 +393,8 @@ def _weak(step: Step, renewable: bool) -> Step:
     it is renewed from them."""
     if step.product is None:
         return step
-    kept = replace(step, product=weakref.ref(step.product), again=None)
-    return kept if renewable else replace(kept, weight_of=None, bias_of=None)
+    kept = replace(step, product=weakref.ref(step.product), again=None, own=None)
+    return kept if renewable else replace(kept, bias_of=None)
 
 
 def _needed(steps: Sequence[Step], outputs: Iterable[Slot]) -> list[Step]:

@@ -57,7 +57,7 @@ class Step:
     channels: int = 1
     product: Any = None
     again: Callable[[], Any] | None = None  # packs the product anew, from the weights of then
-    weight_of: Any = None  # the layer whose weight it multiplies by, as it is
+    own: Callable[[], Any] | None = None  # makes what does so for one program alone, in less time, or None
     bias_of: Any = None  # the layer whose bias constants[0] is
     window: Window | Geometry | None = None  # of a pool, or of the layer whose weights have the gradient
     copy: Copy | None = None

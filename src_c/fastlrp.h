@@ -155,6 +155,9 @@ int64_t flrp_gradient_chunk(const flrp_window *w, int64_t groups, int64_t output
 /* out[c] = sum over rows of g[sample, row, c]: the gradient of a bias. */
 int flrp_channel_sum(int isa, int64_t samples, int64_t rows, int64_t channels, const float *g, float *out);
 
+/* out[i] = values[places[i]]: weights as a form has them. */
+void flrp_take(int64_t n, const int32_t *places, const float *values, float *out);
+
 /* A step of Adam for n parameters: m = beta1 m + g, v = beta2 v + g^2, out = keep old - rate m / (sqrt(v) + floor).
  * Returns whether m, v and out are finite. */
 typedef struct {

@@ -149,6 +149,10 @@ int flrp_channel_sum(int isa, int64_t samples, int64_t rows, int64_t channels, c
     return FLRP_OK;
 }
 
+void flrp_take(int64_t n, const int32_t *places, const float *values, float *out) {
+    for (int64_t i = 0; i < n; i++) out[i] = values[places[i]];
+}
+
 int flrp_adam_step(int isa, int64_t n, const flrp_adam *a, const float *old, const float *g, float *m, float *v,
                    float *out) {
     return flrp_kernels_of(isa)->adam(n, a, old, g, m, v, out);

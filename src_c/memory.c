@@ -22,7 +22,8 @@ void *flrp_allocate(int64_t bytes) {
         return block;
     }
 #endif
-    return malloc((size_t)bytes);
+    void *block;
+    return posix_memalign(&block, FLRP_CACHE_LINE, (size_t)bytes) ? 0 : block;
 }
 
 void flrp_leave_idle(void *block, int64_t bytes) {

@@ -18,7 +18,7 @@
 typedef struct {
     const flrp_program *p;
     int isa;
-    int64_t samples, block;
+    int64_t samples, block, piece; /* samples of a block, and of what comes after whole blocks */
     float *const *external;
     int64_t *classes;
     float *arena, *sums; /* sums: of all sections */
@@ -218,8 +218,8 @@ static const flrp_program *twin_of(const flrp_program *p, int64_t width) {
     return twin;
 }
 
-static void run_block(const job *j, int64_t first, float *arena, int threads, atomic_int *status) {
-    const int64_t count = flrp_min(j->block, j->samples - first);
+static void run_block(const job *j, int64_t first, int64_t most, float *arena, int threads, atomic_int *status) {
+    const int64_t count = flrp_min(most, j->samples - first);
     const flrp_program *lanes = count == j->block ? twin_of(j->p, count) : 0;
     int found = lanes ? run_steps(j, lanes, first, count, arena, threads) : FLRP_NOT_FINITE;
     if (found == FLRP_NOT_FINITE) found = run_steps(j, j->p, first, count, arena, threads);
@@ -232,13 +232,24 @@ static int64_t block_floats(const flrp_program *p, int64_t block) {
     return flrp_max(block * p->arena, twin ? twin->arena : 0) + ROOM;
 }
 
-/* A thread's share: blocks as they come, since a busy machine may hold one thread up. */
+/* A thread's share: blocks as they come, since a busy machine may hold one thread up; then pieces. */
 static void run_share(void *context, int64_t task, int thread) {
     job *j = context;
     float *arena = j->arena + thread * block_floats(j->p, j->block);
+    const int64_t blocks = j->samples / j->block;
     (void)task;
-    for (int64_t first; (first = atomic_fetch_add(&j->next, j->block)) < j->samples;)
-        run_block(j, first, arena, 1, &j->status);
+    for (;;) {
+        const int64_t i = atomic_fetch_add(&j->next, 1), rest = flrp_max(0, i - blocks);
+        const int64_t first = (i - rest) * j->block + rest * j->piece;
+        if (first >= j->samples) return;
+        run_block(j, first, i < blocks ? j->block : j->piece, arena, 1, &j->status);
+    }
+}
+
+/* What a twin's blocks leave: a piece for every thread. */
+static int64_t piece_of(const job *j, int threads) {
+    const int64_t left = twin_of(j->p, j->block) ? j->samples % j->block : 0;
+    return left ? flrp_ceil_div(left, threads) : j->block;
 }
 
 /* The sums of all samples, from those of the sections: each number's in their order. */
@@ -304,8 +315,9 @@ int flrp_program_run(int isa, int threads, const flrp_program *p, int64_t sample
     const int share = block < samples || p->section;
     threads = share ? flrp_program_threads(p, threads, samples) : threads;
     if (p->section) j.sums = arena + threads * block_floats(p, block);
+    j.piece = piece_of(&j, threads);
     if (share) flrp_parallel(threads, threads, 1e12, run_share, &j);
-    else run_block(&j, 0, arena, threads, &j.status);
+    else run_block(&j, 0, samples, arena, threads, &j.status);
     if (p->section && j.status == FLRP_OK) add_sections(&j);
     return atomic_load(&j.status);
 }
