@@ -21,12 +21,13 @@ from .reference import Array, Operand, Part, Plain, Ratio, Side, shifted, weight
 from .shapes import Geometry, Window, as_size
 
 # GNU's OpenMP reads this once, when it is loaded. By default its threads spin so long at the end of a region that
-# beside other work every region waits for a time slice: 120 ms instead of 16 for one explanation.
+# beside other work every region waits for a time slice: 120 ms instead of 16 for one explanation. About a millisecond
+# bridges the gaps between the calls of a training loop, since waking a thread takes as long as many a kernel.
 SPIN = "GOMP_SPINCOUNT"
 if SPIN in os.environ or "OMP_WAIT_POLICY" in os.environ:
     from . import _kernels
 else:
-    os.environ[SPIN] = "1000"
+    os.environ[SPIN] = "20000"
     try:
         from . import _kernels
     finally:

@@ -10,6 +10,8 @@
 #include "kernels.h"
 
 #define CHUNK_TARGET (128 * 1024) /* bytes of one chunk's input and gradient, to stay in L2 */
+#define PIECE_TARGET (24 * 1024)  /* bytes of what some positions touch: they stay in L1 for all blocks of a task */
+#define SUMS_TARGET (64 * 1024)   /* bytes of these blocks' sums, to stay in L2 */
 #define FEW_WEIGHTS 16384         /* and several positions: sections would cost more than they bring else */
 
 typedef struct {
@@ -20,9 +22,11 @@ typedef struct {
     const float *g, *last_g; /* [sample][position][output]; those of the last samples, which may be read past their end */
     int64_t block_h, block_w, whole; /* whole: samples before those that are read from last_g */
     float *copy_x, *copy_g; /* owned; NULL where the caller's array serves */
-    int64_t *a_offsets, *b_offsets, segments, length, a_step; /* of one whole chunk */
-    int64_t blocks; /* blocks of up to 6 weight rows, per group */
-    float *out;
+    void *own_sums;
+    int64_t *offsets; /* of the windows of all positions of a chunk */
+    int64_t blocks, tasks, piece; /* blocks of up to 6 weight rows, and tasks, per group; positions at a time */
+    int64_t block_size, sums_size; /* floats of a block's sums, and of a task's */
+    float *sums, *out;
 } job;
 
 static int64_t weight_rows(const job *j) { return j->w->kernel_h * j->w->kernel_w * (j->w->channels / j->groups); }
@@ -34,40 +38,56 @@ static int64_t row_offset(const job *j, int64_t group, int64_t row) {
     return (y * j->block_w + x) * j->w->channels + group * group_c + row % group_c;
 }
 
-/* One block of weight rows over one chunk of samples, added to the output. */
-static void run_block(const job *j, int64_t group, int64_t first, int64_t last, int64_t sample, int64_t samples) {
+static int64_t first_row(const job *j, int64_t block) { return weight_rows(j) * block / j->blocks; }
+
+/* Positions [first, last) of the chunk from `sample` on, added to a block's sums, panel by panel. */
+static void run_block(const job *j, int64_t group, int64_t block, int64_t sample, int64_t first, int64_t last,
+                      float *sums) {
     const flrp_window *w = j->w;
-    const int lanes = j->kernels->lanes, panel = lanes * j->kernels->panel_vectors;
     const int64_t group_out = j->outputs / j->groups, positions = w->out_h * w->out_w;
-    const float *g = sample < j->whole ? j->g + sample * positions * j->outputs
-                                       : j->last_g + (sample - j->whole) * positions * j->outputs;
-    const flrp_epilogue add = {.out = j->out};
-    float acc[FLRP_MAX_TILE] __attribute__((aligned(64)));
-    int64_t offsets[FLRP_MAX_ROWS];
-    const float *a[FLRP_MAX_ROWS];
-    flrp_tile t = {.a = a, .a_offsets = j->a_offsets, .b_offsets = j->b_offsets, .segments = j->segments,
-                   .length = j->length, .a_step = j->a_step, .b_step = j->outputs};
-    if (positions == 1) t.length = samples;
-    else t.segments = samples * w->out_h;
-    for (int64_t m = first; m < last; m++) {
-        a[m - first] = j->x + sample * j->block_h * j->block_w * w->channels + row_offset(j, group, m);
-        offsets[m - first] = m * j->outputs + group * group_out;
-    }
-    for (int64_t n = 0; n < group_out; n += panel) {
-        const int64_t count = flrp_min(panel, group_out - n), vectors = flrp_ceil_div(count, lanes);
-        t.b = g + group * group_out + n;
-        j->kernels->tile((int)(last - first), (int)vectors, &t, acc);
-        j->kernels->finish(&add, 1, (int)(last - first), count, n, acc, vectors * lanes, offsets);
+    const int64_t lanes = j->kernels->lanes, panel = lanes * j->kernels->panel_vectors, row = first_row(j, block);
+    const int rows = (int)(first_row(j, block + 1) - row);
+    const float *a[FLRP_MAX_ROWS], *g = sample < j->whole ? j->g + sample * positions * j->outputs
+                                                          : j->last_g + (sample - j->whole) * positions * j->outputs;
+    flrp_tile t = {.a = a, .a_offsets = j->offsets + first, .segments = last - first, .b_step = j->outputs,
+                   .more = first > 0};
+    for (int m = 0; m < rows; m++)
+        a[m] = j->x + sample * j->block_h * j->block_w * w->channels + row_offset(j, group, row + m);
+    for (int64_t n = 0; n < group_out; n += panel, sums += FLRP_MAX_ROWS * panel) {
+        t.b = g + first * j->outputs + group * group_out + n;
+        j->kernels->tile(rows, (int)flrp_ceil_div(flrp_min(panel, group_out - n), lanes), &t, sums);
     }
 }
 
+/* A block's sums of a chunk, added to the output. */
+static void finish_block(const job *j, int64_t group, int64_t block, const float *sums) {
+    const int64_t group_out = j->outputs / j->groups, row = first_row(j, block);
+    const int64_t lanes = j->kernels->lanes, panel = lanes * j->kernels->panel_vectors;
+    const int rows = (int)(first_row(j, block + 1) - row);
+    const flrp_epilogue add = {.out = j->out};
+    int64_t offsets[FLRP_MAX_ROWS];
+    for (int m = 0; m < rows; m++) offsets[m] = (row + m) * j->outputs + group * group_out;
+    for (int64_t n = 0; n < group_out; n += panel, sums += FLRP_MAX_ROWS * panel) {
+        const int64_t count = flrp_min(panel, group_out - n);
+        j->kernels->finish(&add, 1, rows, count, n, sums, flrp_ceil_div(count, lanes) * lanes, offsets);
+    }
+}
+
+/* Some blocks of a group. Some positions at a time go through all of them, so that these come from L2 once. */
 static void run_task(void *context, int64_t task, int thread) {
     const job *j = context;
-    const int64_t rows = weight_rows(j), group = task / j->blocks, block = task % j->blocks;
-    const int64_t first = rows * block / j->blocks, last = rows * (block + 1) / j->blocks;
-    (void)thread;
-    for (int64_t s = 0; s < j->samples; s += j->chunk)
-        run_block(j, group, first, last, s, flrp_min(j->chunk, j->samples - s));
+    const int64_t group = task / j->tasks, piece = task % j->tasks;
+    const int64_t begin = j->blocks * piece / j->tasks, end = j->blocks * (piece + 1) / j->tasks;
+    float *sums = j->sums + thread * j->sums_size;
+    for (int64_t sample = 0; sample < j->samples; sample += j->chunk) {
+        const int64_t positions = flrp_min(j->chunk, j->samples - sample) * j->w->out_h * j->w->out_w;
+        for (int64_t first = 0; first < positions; first += j->piece)
+            for (int64_t block = begin; block < end; block++)
+                run_block(j, group, block, sample, first, flrp_min(positions, first + j->piece),
+                          sums + (block - begin) * j->block_size);
+        for (int64_t block = begin; block < end; block++)
+            finish_block(j, group, block, sums + (block - begin) * j->block_size);
+    }
 }
 
 int64_t flrp_gradient_chunk(const flrp_window *w, int64_t groups, int64_t outputs) {
@@ -78,21 +98,15 @@ int64_t flrp_gradient_chunk(const flrp_window *w, int64_t groups, int64_t output
     return flrp_max(1, CHUNK_TARGET / flrp_max(bytes, 1));
 }
 
-/* Segments are rows of positions; where each sample has one position, samples themselves. */
-static int plan_segments(job *j) {
+static int plan_offsets(job *j) {
     const flrp_window *w = j->w;
-    const int single = w->out_h * w->out_w == 1;
-    const int64_t per_sample = j->block_h * j->block_w * w->channels;
-    j->segments = single ? 1 : flrp_min(j->chunk, j->samples) * w->out_h;
-    j->length = single ? j->chunk : w->out_w;
-    j->a_step = single ? per_sample : w->stride_w * w->channels;
-    j->a_offsets = malloc((size_t)(2 * j->segments) * sizeof(int64_t));
-    if (!j->a_offsets) return FLRP_NO_MEMORY;
-    j->b_offsets = j->a_offsets + j->segments;
-    for (int64_t i = 0; i < j->segments; i++) {
-        j->a_offsets[i] = i / w->out_h * per_sample + i % w->out_h * w->stride_h * j->block_w * w->channels;
-        j->b_offsets[i] = i * w->out_w * j->outputs;
-    }
+    const int64_t row = w->stride_h * j->block_w * w->channels, samples = flrp_min(j->chunk, j->samples);
+    int64_t *next = j->offsets = malloc((size_t)(samples * w->out_h * w->out_w) * sizeof(int64_t));
+    if (!next) return FLRP_NO_MEMORY;
+    for (int64_t s = 0; s < samples; s++)
+        for (int64_t y = 0; y < w->out_h; y++)
+            for (int64_t x = 0; x < w->out_w; x++)
+                *next++ = s * j->block_h * j->block_w * w->channels + y * row + x * w->stride_w * w->channels;
     return FLRP_OK;
 }
 
@@ -158,6 +172,23 @@ int flrp_adam_step(int isa, int64_t n, const flrp_adam *a, const float *old, con
     return flrp_kernels_of(isa)->adam(n, a, old, g, m, v, out);
 }
 
+static int plan_blocks(job *j, int threads) {
+    const flrp_window *w = j->w;
+    const int64_t panel = (int64_t)j->kernels->lanes * j->kernels->panel_vectors;
+    const int64_t floats = j->block_h * j->block_w * w->channels + w->out_h * w->out_w * j->outputs;
+    j->piece = flrp_max(1, PIECE_TARGET / (int64_t)sizeof(float) * w->out_h * w->out_w / floats);
+    j->blocks = flrp_ceil_div(weight_rows(j), FLRP_MAX_ROWS);
+    j->block_size = FLRP_MAX_ROWS * panel * flrp_ceil_div(j->outputs / j->groups, panel);
+    const int64_t fit = flrp_max(1, SUMS_TARGET / (j->block_size * (int64_t)sizeof(float)));
+    const int64_t most = flrp_even_block(j->blocks, fit, threads);
+    j->tasks = flrp_ceil_div(j->blocks, most);
+    j->sums_size = most * j->block_size;
+    j->own_sums = malloc((size_t)(threads * j->sums_size) * sizeof(float) + FLRP_CACHE_LINE);
+    if (!j->own_sums) return FLRP_NO_MEMORY;
+    j->sums = flrp_aligned(j->own_sums);
+    return FLRP_OK;
+}
+
 int flrp_weight_gradient(int isa, int threads, const flrp_window *w, int64_t groups, int64_t outputs,
                          int64_t samples, const float *x, const float *g, int room, float *out) {
     job j = {.kernels = flrp_kernels_of(isa), .w = w, .groups = groups, .outputs = outputs, .samples = samples,
@@ -165,14 +196,13 @@ int flrp_weight_gradient(int isa, int threads, const flrp_window *w, int64_t gro
     const int64_t rows = weight_rows(&j);
     memset(out, 0, (size_t)(rows * outputs) * sizeof(float));
     if (!samples) return FLRP_OK;
-    const int status = plan_input(&j, x) || plan_gradient(&j, g, room) || plan_segments(&j);
-    if (!status) {
-        j.blocks = flrp_ceil_div(rows, FLRP_MAX_ROWS);
-        const double work = (double)samples * w->out_h * w->out_w * rows * outputs;
-        flrp_parallel(threads, groups * j.blocks, work, run_task, &j);
-    }
-    free(j.a_offsets);
+    const double work = (double)samples * w->out_h * w->out_w * rows * outputs;
+    threads = flrp_threads_for(threads, groups * flrp_ceil_div(rows, FLRP_MAX_ROWS), work);
+    const int status = plan_input(&j, x) || plan_gradient(&j, g, room) || plan_offsets(&j) || plan_blocks(&j, threads);
+    if (!status) flrp_parallel(threads, groups * j.tasks, work, run_task, &j);
+    free(j.offsets);
     free(j.copy_x);
     free(j.copy_g);
+    free(j.own_sums);
     return status ? FLRP_NO_MEMORY : FLRP_OK;
 }

@@ -141,10 +141,9 @@ FLRP_INLINE int64_t pull_row(const int read, const flrp_window *w, int64_t windo
     for (int64_t x = 0, ox = 0; x < covered; ox++) {
         const vf s = v_set1(scale[first + ox]);
         const float *from = g + (first + ox) * channels;
-        /* The window's pixels but the row's last may spill into the next; so may reads, but at the end of g. */
-        const int64_t end = flrp_min(x + w->kernel_w, covered), read_whole = first + ox + 1 < w->out_h * w->out_w;
+        const int64_t end = flrp_min(x + w->kernel_w, covered), to_read = w->out_h * w->out_w - 1 - first - ox;
         for (; x < end; x++, factor += step, out += channels)
-            if (channels >= VW && read_whole && x + 1 < w->in_w) pull_one(read, 1, channels, from, s, factor, out);
+            if (whole_vectors(w->in_w - 1 - x, to_read, channels)) pull_one(read, 1, channels, from, s, factor, out);
             else pull_one(read, 0, channels, from, s, factor, out);
     }
     return covered;
