@@ -151,6 +151,25 @@ cdef float *pointer(array, Py_ssize_t size, str name) except NULL:
     return <float *>cnp.PyArray_DATA(a)
 
 
+def joined(list arrays):
+    """The elements of arrays of one type, one array after the other: a view where they already lie so in one."""
+    cdef const char *next = cnp.PyArray_BYTES(<cnp.ndarray?>arrays[0])
+    whole, size = arrays[0].base, 0
+    if len(arrays) == 1:
+        return np.ascontiguousarray(arrays[0]).reshape(-1)
+    for a in arrays:
+        if whole is None or a.base is not whole or not cnp.PyArray_ISCARRAY_RO(<cnp.ndarray?>a) or (
+                cnp.PyArray_BYTES(<cnp.ndarray>a) != next):
+            break
+        next += cnp.PyArray_NBYTES(<cnp.ndarray>a)
+        size += a.size
+    else:
+        if isinstance(whole, np.ndarray) and whole.dtype == arrays[0].dtype and whole.flags.c_contiguous:
+            end = (next - cnp.PyArray_BYTES(<cnp.ndarray>whole)) // whole.itemsize
+            return whole.reshape(-1)[end - size:end]
+    return np.concatenate([a.reshape(-1) for a in arrays])
+
+
 cdef int fill_operand(flrp_operand *o, operand, Py_ssize_t samples, Py_ssize_t size, str name) except -1:
     """operand: (array, read, bound or None)."""
     array, read, bound = operand
@@ -168,6 +187,21 @@ cdef int fill_ratio(flrp_ratio *r, ratio, Py_ssize_t size) except -1:
     r.relevance = pointer(relevance, size, "relevance")
     r.epsilon, r.coefficient, r.is_signed = epsilon, coefficient, is_signed
     return 0
+
+
+def winograd_values(weight, sweep):
+    """Weights as `Product.pack` takes them, transformed in double precision: (side, sum and part and k, output)."""
+    used = np.ascontiguousarray(packing.taken(weight, sweep), dtype=np.float32)
+    cdef Py_ssize_t sides = used.shape[0], taps = used.shape[1] * used.shape[2], n = used.size // (sides * taps)
+    cdef cnp.ndarray factors = packing.TRANSFORMS[used.shape[1]]
+    cdef Py_ssize_t i, sums = len(factors)
+    values = np.empty((sides, used.size * sums // (sides * taps * used.shape[5]), used.shape[5]), np.float32)
+    cdef const float *source = pointer(used, used.size, "weight")
+    cdef float *target = pointer(values, values.size, "values")
+    for i in range(sides):
+        flrp_winograd_weights(sums, taps, n, <const double *>cnp.PyArray_DATA(factors), source + i * taps * n,
+                              target + i * sums * n)
+    return values
 
 
 cdef class Product:
@@ -253,7 +287,7 @@ cdef class Product:
         p.limbs = limbs
         if limbs and not direct and packing.prefers_winograd_limbs(sweep, limbs, weight):
             p.form = FLRP_WINOGRAD
-            packed = packing.winograd_limbs(weight, sweep, limbs)
+            packed = packing.winograd_limbs(winograd_values(weight, sweep), limbs)
         elif limbs:
             p.form = FLRP_LIMBS
             packed = packing.limbs(weight, sweep, limbs)
@@ -265,7 +299,7 @@ cdef class Product:
             packed = packing.depthwise(weight, sweep)
         elif not direct and packing.prefers_winograd(sweep, p.groups, weight):
             p.form = FLRP_WINOGRAD
-            packed = packing.panels(packing.winograd_values(weight, sweep), width)
+            packed = packing.panels(winograd_values(weight, sweep), width)
         elif packing.prefers_lists(sweep, (p.src_h, p.src_w), p.groups, weight):
             return self.fill_lists(p, packing.lists(weight, sweep, flrp_lanes(self.isa)))
         elif packing.prefers_narrow(sweep, p.groups, p.dst_c, flrp_lanes(self.isa)):

@@ -200,7 +200,7 @@ class OwnProduct:
         if any(self.transformed):
             turned = _oriented(weight.reshape(geometry.weight_shape), [("w",)], self.back, geometry.groups)
             sweeps = geometry.backward_sweeps if self.back else geometry.forward_sweeps
-            values = [packing.winograd_values(turned, sweep) if yes else weight
+            values = [_kernels.winograd_values(turned, sweep) if yes else weight
                       for sweep, yes in zip(sweeps, self.transformed, strict=True)]
         else:
             values = [weight] * len(self.transformed)

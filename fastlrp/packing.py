@@ -42,6 +42,11 @@ def _is_dense(weight: Array) -> bool:
     return bool(np.count_nonzero(weight) >= DENSE * weight.size)
 
 
+def taken(weight: Array, sweep: Sweep) -> Array:
+    """The weights of a sweep's taps."""
+    return weight[:, _taps(sweep.rows.kernel), _taps(sweep.cols.kernel)]
+
+
 def _taps(kernel: tuple[int, ...]) -> slice:
     """The taps of an axis as a slice: they are evenly spaced, rising or falling."""
     if not kernel:
@@ -68,29 +73,29 @@ def prefers_limbs(limbs: int, groups: int, source: tuple[int, int, int], destina
 
 def wide(weight: Array, sweep: Sweep, groups: int, width: int) -> Array:
     """[side][group][panel][k][width], zeros past the outputs."""
-    taken = weight[:, _taps(sweep.rows.kernel), _taps(sweep.cols.kernel)]
+    used = taken(weight, sweep)
     sides, outputs = weight.shape[0], weight.shape[5] // groups
-    k, whole, rest = taken.size // (sides * groups * outputs), outputs // width, outputs % width
+    k, whole, rest = used.size // (sides * groups * outputs), outputs // width, outputs % width
     packed = on_cache_lines((sides, groups, whole + (rest > 0), k, width))
-    taken = taken.reshape(sides, k, groups, outputs).transpose(0, 2, 1, 3)
-    full = taken[..., :whole * width].reshape(sides, groups, k, whole, width)
+    used = used.reshape(sides, k, groups, outputs).transpose(0, 2, 1, 3)
+    full = used[..., :whole * width].reshape(sides, groups, k, whole, width)
     packed[:, :, :whole] = full.transpose(0, 1, 3, 2, 4)
     if rest:
-        packed[:, :, whole, :, :rest] = taken[..., whole * width:]
+        packed[:, :, whole, :, :rest] = used[..., whole * width:]
         packed[:, :, whole, :, rest:] = 0
     return packed
 
 
 def narrow(weight: Array, sweep: Sweep) -> Array:
     """[row tap][column tap][part][channel][side][output]."""
-    taken = weight[:, _taps(sweep.rows.kernel), _taps(sweep.cols.kernel)]
-    return _laid_out(taken.transpose(1, 2, 3, 4, 0, 5))
+    used = taken(weight, sweep)
+    return _laid_out(used.transpose(1, 2, 3, 4, 0, 5))
 
 
 def depthwise(weight: Array, sweep: Sweep) -> Array:
     """[side][part][row tap][column tap][channel]."""
-    taken = weight[:, _taps(sweep.rows.kernel), _taps(sweep.cols.kernel)]
-    return _laid_out(taken[..., 0, :].transpose(0, 3, 1, 2, 4))
+    used = taken(weight, sweep)
+    return _laid_out(used[..., 0, :].transpose(0, 3, 1, 2, 4))
 
 
 def scatter(weight: Array, sweep: Sweep, width: int) -> Array:
@@ -130,14 +135,6 @@ def prefers_winograd(sweep: Sweep, groups: int, weight: Array) -> bool:
     return min(channels, outputs) >= WINOGRAD_CHANNELS or (few and _is_dense(weight))
 
 
-def winograd_values(weight: Array, sweep: Sweep) -> Array:
-    """(side, sum and part and k, output), transformed in double precision."""
-    taken = weight[:, _taps(sweep.rows.kernel), _taps(sweep.cols.kernel)].astype(np.float64)
-    sides, taps, *_, outputs = taken.shape
-    turned = TRANSFORMS[taps] @ taken.reshape(sides, taps * taps, -1)
-    return turned.astype(np.float32).reshape(sides, -1, outputs)
-
-
 def panels(values: Array, width: int) -> Array:
     """[side][panel][k][width] of (side, k, output), zeros past the outputs."""
     sides, k, outputs = values.shape
@@ -156,7 +153,7 @@ def winograd_lanes(packed: Array, outputs: int, width: int) -> Lanes:
 
 def limbs(weight: Array, sweep: Sweep, count: int) -> Array:
     """[side][panel][part][chunk][row tap][column tap][limb][16 outputs][pair][output][2], zeros past the ends."""
-    return limbs_of_values(weight[:, _taps(sweep.rows.kernel), _taps(sweep.cols.kernel)], count)
+    return limbs_of_values(taken(weight, sweep), count)
 
 
 def limbs_of_values(taken: Array, count: int) -> Array:
@@ -180,12 +177,11 @@ def prefers_winograd_limbs(sweep: Sweep, count: int, weight: Array) -> bool:
             and sweep.rows.count * sweep.cols.count >= WINOGRAD_LIMB_PIXELS)
 
 
-def winograd_limbs(weight: Array, sweep: Sweep, count: int) -> Array:
-    """[side][value][panel][chunk][limb][16 outputs][pair][output][2] over all parts' channels, weights transformed."""
-    taken = weight[:, _taps(sweep.rows.kernel), _taps(sweep.cols.kernel)].astype(np.float64)
-    sides, taps, _, parts, channels, outputs = taken.shape
-    turned = (TRANSFORMS[taps] @ taken.reshape(sides, taps * taps, -1)).astype(np.float32)
-    return limbs_of_values(turned.reshape(-1, 1, 1, 1, parts * channels, outputs), count)
+def winograd_limbs(values: Array, count: int) -> Array:
+    """[side][value][panel][chunk][limb][16 outputs][pair][output][2] of (side, value and part and k, output)."""
+    sides, k, outputs = values.shape
+    transformed = len(TRANSFORMS[3])
+    return limbs_of_values(values.reshape(sides * transformed, 1, 1, 1, k // transformed, outputs), count)
 
 
 MOST_NUMBERS = 1 << 24  # that a float tells apart
@@ -328,19 +324,19 @@ def prefers_lists(sweep: Sweep, source: tuple[int, int], groups: int, weight: Ar
     parts, channels, outputs = weight.shape[3:]
     if groups > 1 or min(parts * channels, outputs, sweep.rows.count * sweep.cols.count) < LEAST_LISTED:
         return False
-    taken = weight[:, _taps(sweep.rows.kernel), _taps(sweep.cols.kernel)]
-    return not _is_dense(taken)
+    used = taken(weight, sweep)
+    return not _is_dense(used)
 
 
 def lists(weight: Array, sweep: Sweep, vector: int) -> Lists:
     """[side][pass][output] lists over k, for pixels in PLACES vectors of so many lanes."""
-    taken = weight[:, _taps(sweep.rows.kernel), _taps(sweep.cols.kernel)]
-    sides, _, _, parts, channels, outputs = taken.shape
+    used = taken(weight, sweep)
+    sides, _, _, parts, channels, outputs = used.shape
     k, width = parts * channels, PLACES * vector
     length = min(k, PASS_BYTES // (4 * width))
     passes = -(-k // length)
     padded = np.zeros((sides, outputs, passes * length), np.float32)
-    padded[..., :k] = taken.reshape(sides, k, outputs).swapaxes(1, 2)
+    padded[..., :k] = used.reshape(sides, k, outputs).swapaxes(1, 2)
     ordered = padded.reshape(sides, outputs, passes, length).swapaxes(1, 2)
     found = ordered != 0
     terms = np.empty(np.count_nonzero(found), TERM)

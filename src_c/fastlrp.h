@@ -155,6 +155,10 @@ int64_t flrp_gradient_chunk(const flrp_window *w, int64_t groups, int64_t output
 /* out[c] = sum over rows of g[sample, row, c]: the gradient of a bias. */
 int flrp_channel_sum(int isa, int64_t samples, int64_t rows, int64_t channels, const float *g, float *out);
 
+/* values[s][i] = sum over taps of factors[s][t] * weights[t][i], in double precision. */
+void flrp_winograd_weights(int64_t sums, int64_t taps, int64_t n, const double *factors, const float *weights,
+                           float *values);
+
 /* out[i] = values[places[i]]: weights as a form has them. */
 void flrp_take(int64_t n, const int32_t *places, const float *values, float *out);
 

@@ -238,3 +238,18 @@ int flrp_winograd_lanes(int isa, const flrp_product *p, const flrp_operand *oper
     j.panel = flrp_min(p->dst_c, OUTPUTS_IN_LANES) * j.width;
     return run(&j, 1, 1, TILES_IN_LANES);
 }
+
+#define SOME 64 /* sums at a time */
+
+void flrp_winograd_weights(int64_t sums, int64_t taps, int64_t n, const double *factors, const float *weights,
+                           float *values) {
+    for (int64_t i = 0; i < n; i += SOME)
+        for (int64_t s = 0; s < sums; s++) {
+            const int64_t some = flrp_min(SOME, n - i);
+            double sum[SOME] = {0};
+            for (int64_t t = 0; t < taps; t++)
+                if (factors[s * taps + t] != 0)
+                    for (int64_t k = 0; k < some; k++) sum[k] += factors[s * taps + t] * weights[t * n + i + k];
+            for (int64_t k = 0; k < some; k++) values[s * n + i + k] = (float)sum[k];
+        }
+}

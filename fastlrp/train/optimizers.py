@@ -56,7 +56,7 @@ class Optimizer(ABC):
         coefficients = self._coefficients(state.steps)
         updated: list[Array] = []
         for group, slots in zip(state.groups, state.slots, strict=True):
-            old, gradient = _joined(parameters[group]), _joined(gradients[group])
+            old, gradient = (_kernels.joined(list(arrays[group])) for arrays in (parameters, gradients))
             new = np.empty_like(old)
             for first in range(0, old.size, BLOCK):
                 blocks = [array[first:first + BLOCK] for array in (old, new, gradient, *slots)]
@@ -97,12 +97,6 @@ def _groups(parameters: Sequence[Array]) -> list[slice]:
             groups.append(slice(first, i))
             first = i
     return groups
-
-
-def _joined(arrays: Sequence[Array]) -> Array:
-    if len(arrays) == 1:
-        return np.ascontiguousarray(arrays[0]).reshape(-1)
-    return np.concatenate([array.reshape(-1) for array in arrays])
 
 
 class SGD(Optimizer):

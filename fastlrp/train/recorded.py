@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -58,7 +60,8 @@ class RecordedStep:
         self.output: Slot = trace.values[end]
         self.start = recorder.slot(self.output.sample_shape)
         found = back(net, trace, self.start)
-        self.found = {(name, key): slot for name, of in found.items() for key, slot in of.items()}
+        self.found = {(layer.name, key): found[layer.name][key] for layer in net.parametric if layer.name in found
+                      for key in layer.trained}
         self.inputs = {slot.index: slot for slot in inputs}
         made = {slot.index: slot for step in forward for slot in step.out}
         crossing = {i: slot for i, slot in _read(recorder.steps).items() if i in made or i in self.inputs}
@@ -88,7 +91,7 @@ class RecordedStep:
 
     def run_back(self, g: Array, values: dict[int, Array]) -> Gradients:
         """The gradients of all parameters, by layer and name, from that of the output."""
-        found = {name: _kernels.empty(slot.sample_shape) for name, slot in self.found.items()}
+        found = self._gradients()
         between = {i: _kernels.empty((len(g), *slot.sample_shape)) for i, slot in self.between.items()}
         arrays: dict[Any, Array] = {**values, self.start.index: np.ascontiguousarray(g), **between, **found}
         _run(self.back, arrays, len(g))
@@ -98,6 +101,13 @@ class RecordedStep:
         for (name, key), array in found.items():
             by_layer.setdefault(name, {})[key] = array
         return by_layer
+
+    def _gradients(self) -> dict[tuple[str, str], Array]:
+        """Room for all of them side by side, in the parameters' order: so optimisers take several in one call."""
+        sizes = [math.prod(slot.sample_shape) for slot in self.found.values()]
+        room, ends = _kernels.empty((sum(sizes),)), accumulate(sizes)
+        return {name: room[end - size:end].reshape(slot.sample_shape)
+                for (name, slot), size, end in zip(self.found.items(), sizes, ends, strict=True)}
 
 
 # A section's values, and all weights: they stay in an L2 cache, or nearly.
