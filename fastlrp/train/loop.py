@@ -187,8 +187,9 @@ class _Step:
         except FloatingPointError as error:
             _demand(False, f"the update of the parameters fails at step {number} ({error})")
         values = [(layer, key, new) for (layer, key, _), new in zip(keys, updated, strict=True)]
-        for layer, key, new in values:  # NaN in a gradient raises nothing above
-            _demand(_is_finite(new), f"{layer.name}.{key} is not finite after step {number}")
+        if not _are_finite(updated):  # NaN in a gradient raises nothing above
+            for layer, key, new in values:
+                _demand(_is_finite(new), f"{layer.name}.{key} is not finite after step {number}")
         _assign(values)
         return value
 
@@ -303,6 +304,12 @@ def _set(layer: ParameterLayer, key: str, array: Array) -> None:
 def _demand(condition: Any, message: str) -> None:
     if not condition:
         raise FloatingPointError(f"{message}: training diverged; try a smaller learning rate, or look for NaN in x")
+
+
+def _are_finite(arrays: Sequence[Array]) -> bool:
+    """Optimisers hand out parts of few arrays: these are looked at whole."""
+    wholes = {id(whole): whole for a in arrays for whole in [a.base if isinstance(a.base, np.ndarray) else a]}
+    return all(map(_is_finite, wholes.values()))
 
 
 def _is_finite(values: Array) -> bool:
