@@ -12,6 +12,7 @@
 #define CHUNK_TARGET (128 * 1024) /* bytes of one chunk's input and gradient, to stay in L2 */
 #define PIECE_TARGET (24 * 1024)  /* bytes of what some positions touch: they stay in L1 for all blocks of a task */
 #define SUMS_TARGET (64 * 1024)   /* bytes of these blocks' sums, to stay in L2 */
+#define MOST_LINES 9              /* of a block: those of a 3x3 kernel of one channel */
 #define FEW_WEIGHTS 16384         /* and several positions: sections would cost more than they bring else */
 
 typedef struct {
@@ -24,52 +25,75 @@ typedef struct {
     float *copy_x, *copy_g; /* owned; NULL where the caller's array serves */
     void *own_sums;
     int64_t *offsets; /* of the windows of all positions of a chunk */
-    int64_t blocks, tasks, piece; /* blocks of up to 6 weight rows, and tasks, per group; positions at a time */
+    int64_t block_lines, line_blocks; /* lines of a block, at most; blocks of so many lines */
+    int64_t blocks, tasks, piece; /* blocks of weight rows, and tasks, per group; positions at a time */
     int64_t block_size, sums_size; /* floats of a block's sums, and of a task's */
     float *sums, *out;
 } job;
 
-static int64_t weight_rows(const job *j) { return j->w->kernel_h * j->w->kernel_w * (j->w->channels / j->groups); }
-
-/* Offset of a weight row's input from a window's first pixel. */
-static int64_t row_offset(const job *j, int64_t group, int64_t row) {
-    const int64_t group_c = j->w->channels / j->groups, tap = row / group_c;
-    const int64_t y = tap / j->w->kernel_w * j->w->dilation_h, x = tap % j->w->kernel_w * j->w->dilation_w;
-    return (y * j->block_w + x) * j->w->channels + group * group_c + row % group_c;
+/* Weight rows whose inputs are neighbours. */
+static int64_t line_rows(const job *j) {
+    const flrp_window *w = j->w;
+    return j->groups == 1 && w->dilation_w == 1 ? w->kernel_w * w->channels : w->channels / j->groups;
 }
 
-static int64_t first_row(const job *j, int64_t block) { return weight_rows(j) * block / j->blocks; }
+static int64_t weight_rows(const job *j) { return j->w->kernel_h * j->w->kernel_w * (j->w->channels / j->groups); }
+
+static int64_t lines(const job *j) { return weight_rows(j) / line_rows(j); }
+
+/* A block of weight rows: of one line, or of several short ones. */
+typedef struct {
+    int lines, rows;
+    int64_t line, first; /* row of the line */
+} block;
+
+static block block_of(const job *j, int64_t i) {
+    const int64_t line = i / j->line_blocks * j->block_lines, piece = i % j->line_blocks, rows = line_rows(j);
+    const int64_t first = rows * piece / j->line_blocks;
+    return (block){.lines = (int)flrp_min(j->block_lines, lines(j) - line), .line = line, .first = first,
+                   .rows = (int)(rows * (piece + 1) / j->line_blocks - first)};
+}
+
+/* Offset of a line's input from a window's first pixel. */
+static int64_t line_offset(const job *j, int64_t group, int64_t line) {
+    const flrp_window *w = j->w;
+    const int64_t tap = line * line_rows(j) / (w->channels / j->groups);
+    const int64_t y = tap / w->kernel_w * w->dilation_h, x = tap % w->kernel_w * w->dilation_w;
+    return (y * j->block_w + x) * w->channels + group * (w->channels / j->groups);
+}
 
 /* Positions [first, last) of the chunk from `sample` on, added to a block's sums, panel by panel. */
-static void run_block(const job *j, int64_t group, int64_t block, int64_t sample, int64_t first, int64_t last,
-                      float *sums) {
+static void run_block(const job *j, int64_t group, int64_t i, int64_t sample, int64_t first, int64_t last, float *sums) {
     const flrp_window *w = j->w;
     const int64_t group_out = j->outputs / j->groups, positions = w->out_h * w->out_w;
-    const int64_t lanes = j->kernels->lanes, panel = lanes * j->kernels->panel_vectors, row = first_row(j, block);
-    const int rows = (int)(first_row(j, block + 1) - row);
-    const float *a[FLRP_MAX_ROWS], *g = sample < j->whole ? j->g + sample * positions * j->outputs
-                                                          : j->last_g + (sample - j->whole) * positions * j->outputs;
-    flrp_tile t = {.a = a, .a_offsets = j->offsets + first, .segments = last - first, .b_step = j->outputs,
-                   .more = first > 0};
-    for (int m = 0; m < rows; m++)
-        a[m] = j->x + sample * j->block_h * j->block_w * w->channels + row_offset(j, group, row + m);
-    for (int64_t n = 0; n < group_out; n += panel, sums += FLRP_MAX_ROWS * panel) {
+    const int64_t lanes = j->kernels->lanes, panel = lanes * j->kernels->panel_vectors;
+    const block b = block_of(j, i);
+    const float *g = sample < j->whole ? j->g + sample * positions * j->outputs
+                                       : j->last_g + (sample - j->whole) * positions * j->outputs;
+    const float *a[FLRP_LINES_ROWS];
+    const flrp_lines part = {.a = a, .offsets = j->offsets + first, .count = last - first, .b_step = j->outputs,
+                             .more = first > 0};
+    for (int l = 0; l < b.lines; l++)
+        a[l] = j->x + sample * j->block_h * j->block_w * w->channels + line_offset(j, group, b.line + l) + b.first;
+    for (int64_t n = 0; n < group_out; n += panel, sums += FLRP_LINES_ROWS * panel) {
+        flrp_lines t = part;
         t.b = g + first * j->outputs + group * group_out + n;
-        j->kernels->tile(rows, (int)flrp_ceil_div(flrp_min(panel, group_out - n), lanes), &t, sums);
+        j->kernels->lines(b.lines, b.rows, (int)flrp_ceil_div(flrp_min(panel, group_out - n), lanes), &t, sums);
     }
 }
 
 /* A block's sums of a chunk, added to the output. */
-static void finish_block(const job *j, int64_t group, int64_t block, const float *sums) {
-    const int64_t group_out = j->outputs / j->groups, row = first_row(j, block);
+static void finish_block(const job *j, int64_t group, int64_t i, const float *sums) {
+    const int64_t group_out = j->outputs / j->groups;
     const int64_t lanes = j->kernels->lanes, panel = lanes * j->kernels->panel_vectors;
-    const int rows = (int)(first_row(j, block + 1) - row);
+    const block b = block_of(j, i);
     const flrp_epilogue add = {.out = j->out};
-    int64_t offsets[FLRP_MAX_ROWS];
-    for (int m = 0; m < rows; m++) offsets[m] = (row + m) * j->outputs + group * group_out;
-    for (int64_t n = 0; n < group_out; n += panel, sums += FLRP_MAX_ROWS * panel) {
+    int64_t offsets[FLRP_LINES_ROWS];
+    for (int m = 0; m < b.lines * b.rows; m++)
+        offsets[m] = ((b.line + m / b.rows) * line_rows(j) + b.first + m % b.rows) * j->outputs + group * group_out;
+    for (int64_t n = 0; n < group_out; n += panel, sums += FLRP_LINES_ROWS * panel) {
         const int64_t count = flrp_min(panel, group_out - n);
-        j->kernels->finish(&add, 1, rows, count, n, sums, flrp_ceil_div(count, lanes) * lanes, offsets);
+        j->kernels->finish(&add, 1, b.lines * b.rows, count, n, sums, flrp_ceil_div(count, lanes) * lanes, offsets);
     }
 }
 
@@ -172,13 +196,21 @@ int flrp_adam_step(int isa, int64_t n, const flrp_adam *a, const float *old, con
     return flrp_kernels_of(isa)->adam(n, a, old, g, m, v, out);
 }
 
+static void plan_lines(job *j) {
+    const int64_t panel = (int64_t)j->kernels->lanes * j->kernels->panel_vectors, rows = line_rows(j);
+    const int64_t vectors = flrp_ceil_div(flrp_min(panel, j->outputs / j->groups), j->kernels->lanes);
+    const int64_t most = j->kernels->line_rows[vectors - 1];
+    j->block_lines = vectors > 1 ? 1 : rows == 1 ? MOST_LINES : flrp_max(1, flrp_min(3, most / rows));
+    j->line_blocks = flrp_ceil_div(rows, most);
+    j->blocks = flrp_ceil_div(lines(j), j->block_lines) * j->line_blocks;
+}
+
 static int plan_blocks(job *j, int threads) {
     const flrp_window *w = j->w;
     const int64_t panel = (int64_t)j->kernels->lanes * j->kernels->panel_vectors;
     const int64_t floats = j->block_h * j->block_w * w->channels + w->out_h * w->out_w * j->outputs;
     j->piece = flrp_max(1, PIECE_TARGET / (int64_t)sizeof(float) * w->out_h * w->out_w / floats);
-    j->blocks = flrp_ceil_div(weight_rows(j), FLRP_MAX_ROWS);
-    j->block_size = FLRP_MAX_ROWS * panel * flrp_ceil_div(j->outputs / j->groups, panel);
+    j->block_size = FLRP_LINES_ROWS * panel * flrp_ceil_div(j->outputs / j->groups, panel);
     const int64_t fit = flrp_max(1, SUMS_TARGET / (j->block_size * (int64_t)sizeof(float)));
     const int64_t most = flrp_even_block(j->blocks, fit, threads);
     j->tasks = flrp_ceil_div(j->blocks, most);
@@ -195,9 +227,10 @@ int flrp_weight_gradient(int isa, int threads, const flrp_window *w, int64_t gro
              .chunk = flrp_gradient_chunk(w, groups, outputs), .out = out};
     const int64_t rows = weight_rows(&j);
     memset(out, 0, (size_t)(rows * outputs) * sizeof(float));
+    plan_lines(&j);
     if (!samples) return FLRP_OK;
     const double work = (double)samples * w->out_h * w->out_w * rows * outputs;
-    threads = flrp_threads_for(threads, groups * flrp_ceil_div(rows, FLRP_MAX_ROWS), work);
+    threads = flrp_threads_for(threads, groups * j.blocks, work);
     const int status = plan_input(&j, x) || plan_gradient(&j, g, room) || plan_offsets(&j) || plan_blocks(&j, threads);
     if (!status) flrp_parallel(threads, groups * j.tasks, work, run_task, &j);
     free(j.offsets);

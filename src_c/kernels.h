@@ -22,6 +22,16 @@ typedef struct {
     int more; /* go on with what is in acc */
 } flrp_tile;
 
+/* Weight gradients: acc[l * rows + m][n] (+)= sum over s of a[l][offsets[s] + m] * b[s * b_step + n]. */
+#define FLRP_LINES_ROWS 13 /* of all lines, at most */
+typedef struct {
+    const float *const *a; /* one for each line */
+    const float *b;
+    const int64_t *offsets;
+    int64_t count, b_step;
+    int more;
+} flrp_lines;
+
 /* A block of sums over samples that lie side by side, a vector each: out[m * out_row + v * out_place] is the sum over
  * segments s and k < length of w[(s * length + k) * w_step + m] * x[offsets[s] + k * x_step + v * x_place], in this
  * order; it begins with 0 or goes on with what is there, or its whole is added to that. */
@@ -59,6 +69,8 @@ typedef struct {
     int narrow_rows[FLRP_MAX_VECTORS];
     /* rows <= FLRP_MAX_ROWS, and rows x vectors one of the blocks above; acc: [rows][vectors * lanes] */
     void (*tile)(int rows, int vectors, const flrp_tile *t, float *acc);
+    int line_rows[FLRP_MAX_VECTORS]; /* of a line, at most; of one vector so many of all lines, up to 9 of these */
+    void (*lines)(int lines, int rows, int vectors, const flrp_lines *t, float *acc);
     /* Epilogue on `rows` rows of n accumulators of a side: channels from `channel` on of the pixels whose outputs begin
      * at offsets[m]. */
     void (*finish)(const flrp_epilogue *e, int side, int rows, int64_t n, int64_t channel, const float *acc,

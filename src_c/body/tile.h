@@ -73,6 +73,56 @@ static void tile(int rows, int vectors, const flrp_tile *t, float *acc) {
     }
 }
 
+/* As a block of the above whose rows of a are neighbours, one float apart, in each of a few lines: fewer addresses leave
+ * room for larger blocks. */
+FLRP_INLINE void lines_block(const int lines, const int rows, const int vectors, const flrp_lines *t, float *out) {
+    vf acc[FLRP_LINES_ROWS][FLRP_MAX_VECTORS];
+    const float *a[FLRP_LINES_ROWS], *b = t->b;
+#pragma GCC unroll 9
+    for (int l = 0; l < lines; l++) a[l] = t->a[l];
+#pragma GCC unroll 13
+    for (int m = 0; m < lines * rows; m++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) acc[m][v] = t->more ? v_load(out + (m * vectors + v) * VW) : v_set1(0);
+    for (int64_t s = 0; s < t->count; s++, b += t->b_step) {
+        const int64_t at = t->offsets[s];
+        vf bv[FLRP_MAX_VECTORS];
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) bv[v] = v_load(b + v * VW);
+#pragma GCC unroll 13
+        for (int m = 0; m < lines * rows; m++) {
+            const vf x = v_set1(a[m / rows][at + m % rows]);
+#pragma GCC unroll 4
+            for (int v = 0; v < vectors; v++) acc[m][v] = v_fma(x, bv[v], acc[m][v]);
+        }
+    }
+#pragma GCC unroll 13
+    for (int m = 0; m < lines * rows; m++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) v_store(out + (m * vectors + v) * VW, acc[m][v]);
+}
+
+/* One line of up to LINE_ROWS rows; of one vector also several lines of up to 12 rows together. */
+#define LINE_ROWS {12, PANEL_VECTORS == 4 ? 13 : 6, 6, 6}
+#define LINES(l, r, v) case 1024 * l + 16 * r + v: lines_block(l, r, v, t, acc); return;
+#define SIX(l, v) LINES(l, 1, v) LINES(l, 2, v) LINES(l, 3, v) LINES(l, 4, v) LINES(l, 5, v) LINES(l, 6, v)
+#define TWELVE(v) \
+    SIX(1, v) LINES(1, 7, v) LINES(1, 8, v) LINES(1, 9, v) LINES(1, 10, v) LINES(1, 11, v) LINES(1, 12, v)
+
+static void lines(int count, int rows, int vectors, const flrp_lines *t, float *acc) {
+    switch (1024 * count + 16 * rows + vectors) {
+        TWELVE(1)
+        SIX(2, 1)
+        LINES(3, 1, 1) LINES(3, 2, 1) LINES(3, 3, 1) LINES(3, 4, 1)
+        LINES(4, 1, 1) LINES(5, 1, 1) LINES(6, 1, 1) LINES(7, 1, 1) LINES(8, 1, 1) LINES(9, 1, 1)
+#if PANEL_VECTORS == 4
+        TWELVE(2) LINES(1, 13, 2) SIX(1, 3) SIX(1, 4)
+#else
+        SIX(1, 2)
+#endif
+    }
+}
+
 /* The machine's limit, to measure kernels against: independent multiply-adds that never leave the registers. */
 static void fma_loop(int64_t iterations) {
     vf acc[12];
