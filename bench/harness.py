@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-# One process has one GNU OpenMP runtime. fastlrp has its threads sleep soon after a call, which would slow PyTorch
-# down; this is PyTorch's own default, and on a machine with nothing else to do the best for both.
+# One process has one GNU OpenMP runtime. fastlrp has its threads sleep a millisecond after a call, which might slow
+# PyTorch down; this is PyTorch's own default, and on a machine with nothing else to do the best for both.
 os.environ.setdefault("GOMP_SPINCOUNT", "300000")
 
 import fastlrp
