@@ -153,12 +153,12 @@ cdef float *pointer(array, Py_ssize_t size, str name) except NULL:
 
 def joined(list arrays):
     """The elements of arrays of one type, one array after the other: a view where they already lie so in one."""
-    cdef const char *next = cnp.PyArray_BYTES(<cnp.ndarray?>arrays[0])
-    whole, size = arrays[0].base, 0
+    cdef const char *next
     if len(arrays) == 1:
         return np.ascontiguousarray(arrays[0]).reshape(-1)
+    whole, size, next = arrays[0].base, 0, cnp.PyArray_BYTES(<cnp.ndarray?>arrays[0])
     for a in arrays:
-        if whole is None or a.base is not whole or not cnp.PyArray_ISCARRAY_RO(<cnp.ndarray?>a) or (
+        if whole is None or a.base is not whole or a.dtype != arrays[0].dtype or not cnp.PyArray_ISCARRAY_RO(<cnp.ndarray?>a) or (
                 cnp.PyArray_BYTES(<cnp.ndarray>a) != next):
             break
         next += cnp.PyArray_NBYTES(<cnp.ndarray>a)
@@ -208,7 +208,7 @@ cdef class Product:
     """A linear map: destination = Σ over sides of weights · operands, each with its epilogue.
 
     sweeps: shapes.Sweep tuples (scatter: those of Geometry.scatter_sweeps); src, dst: (h, w, channels). Then either
-    `pack` or `refer` gives it weights. Immutable from then on, so that threads share it.
+    `pack` or `refer` gives it weights. Immutable from then on, so that threads share it, unless it is one caller's `own`.
     """
 
     cdef object __weakref__
@@ -347,6 +347,8 @@ cdef class Product:
         it one caller's own, which gives it weights by `take`. Returns whether these come transformed, for each sweep;
         None where the form is not one that only puts them elsewhere."""
         cdef flrp_product *p
+        if self.places:
+            raise ValueError("the product is its caller's own already")
         if self.sides * self.parts > 1 or any(self.sweeps[i].limbs or self.sweeps[i].form == FLRP_LISTS
                                               for i in range(self.count)):
             return None

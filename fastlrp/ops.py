@@ -108,8 +108,9 @@ class Native(Plain):
         return product.pack(_oriented(filters, sides, back, geometry.groups), scatter, limbs, direct)
 
     def packed_own(self, layer: Any, back: bool, direct: bool) -> OwnProduct | None:
-        """A product of the layer's whole weights for one caller alone; None: a form that has to be packed anew."""
-        if layer.weight.size > min(MOST_TURNED, packing.MOST_NUMBERS):
+        """A product of the layer's whole weights for one caller alone; None: it has to be packed anew for every
+        change, as where weights of 0 may decide on its form."""
+        if layer.weight.size > min(MOST_TURNED, packing.MOST_NUMBERS) or not packing.is_dense(layer.weight):
             return None
         own = OwnProduct(self, layer, back, direct)
         return own if own.transformed is not None else None

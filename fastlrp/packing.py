@@ -38,7 +38,7 @@ def _laid_out(array: Array) -> Array:
 DENSE = 0.6  # of the weights: with so many that are not 0, leaving out the others saves nothing
 
 
-def _is_dense(weight: Array) -> bool:
+def is_dense(weight: Array) -> bool:
     return bool(np.count_nonzero(weight) >= DENSE * weight.size)
 
 
@@ -132,7 +132,7 @@ def prefers_winograd(sweep: Sweep, groups: int, weight: Array) -> bool:
     if not fits or groups > 1:
         return False
     few = taps == 5 and channels >= FEW_CHANNELS[0] and outputs >= FEW_CHANNELS[1]
-    return min(channels, outputs) >= WINOGRAD_CHANNELS or (few and _is_dense(weight))
+    return min(channels, outputs) >= WINOGRAD_CHANNELS or (few and is_dense(weight))
 
 
 def panels(values: Array, width: int) -> Array:
@@ -325,7 +325,7 @@ def prefers_lists(sweep: Sweep, source: tuple[int, int], groups: int, weight: Ar
     if groups > 1 or min(parts * channels, outputs, sweep.rows.count * sweep.cols.count) < LEAST_LISTED:
         return False
     used = taken(weight, sweep)
-    return not _is_dense(used)
+    return not is_dense(used)
 
 
 def lists(weight: Array, sweep: Sweep, vector: int) -> Lists:

@@ -11,6 +11,7 @@
 
 #define CHUNK_TARGET (128 * 1024) /* bytes of one chunk's input and gradient, to stay in L2 */
 #define PIECE_TARGET (24 * 1024)  /* bytes of what some positions touch: they stay in L1 for all blocks of a task */
+#define LEAST_PIECE 16            /* positions: for fewer, sums would be read and written too often */
 #define SUMS_TARGET (64 * 1024)   /* bytes of these blocks' sums, to stay in L2 */
 #define MOST_LINES 9              /* of a block: those of a 3x3 kernel of one channel */
 #define FEW_WEIGHTS 16384         /* and several positions: sections would cost more than they bring else */
@@ -209,10 +210,11 @@ static int plan_blocks(job *j, int threads) {
     const flrp_window *w = j->w;
     const int64_t panel = (int64_t)j->kernels->lanes * j->kernels->panel_vectors;
     const int64_t floats = j->block_h * j->block_w * w->channels + w->out_h * w->out_w * j->outputs;
-    j->piece = flrp_max(1, PIECE_TARGET / (int64_t)sizeof(float) * w->out_h * w->out_w / floats);
+    j->piece = flrp_max(LEAST_PIECE, PIECE_TARGET / (int64_t)sizeof(float) * w->out_h * w->out_w / floats);
     j->block_size = FLRP_LINES_ROWS * panel * flrp_ceil_div(j->outputs / j->groups, panel);
     const int64_t fit = flrp_max(1, SUMS_TARGET / (j->block_size * (int64_t)sizeof(float)));
     const int64_t most = flrp_even_block(j->blocks, fit, threads);
+    if (most == 1) j->piece = INT64_MAX / 2; /* no other block would find it in L1 */
     j->tasks = flrp_ceil_div(j->blocks, most);
     j->sums_size = most * j->block_size;
     j->own_sums = malloc((size_t)(threads * j->sums_size) * sizeof(float) + FLRP_CACHE_LINE);

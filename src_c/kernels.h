@@ -11,7 +11,7 @@
 
 /* A block of accumulators: acc[m][n] = sum over segments s and k < length of
  * a[m][a_offsets[s] + k * a_step] * b[b_offsets[s] + k * b_step + n], in this order, fused where the
- * instruction set can. All products (forward, backward, weight gradient) are this with other strides.
+ * instruction set can. Products forward and backward are this with other strides.
  * Short segments would cost more than their sums. They are given one by one, without b_offsets (NULL) where b moves
  * by b_step from one to the next, or without a_offsets (NULL) where a moves by a_step. */
 typedef struct {

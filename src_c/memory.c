@@ -22,8 +22,12 @@ void *flrp_allocate(int64_t bytes) {
         return block;
     }
 #endif
+#ifdef _WIN32
+    return malloc((size_t)bytes); /* which free() takes */
+#else
     void *block;
     return posix_memalign(&block, FLRP_CACHE_LINE, (size_t)bytes) ? 0 : block;
+#endif
 }
 
 void flrp_leave_idle(void *block, int64_t bytes) {

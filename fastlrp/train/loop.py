@@ -308,8 +308,8 @@ def _demand(condition: Any, message: str) -> None:
 
 def _are_finite(arrays: Sequence[Array]) -> bool:
     """Optimisers hand out parts of few arrays: these are looked at whole."""
-    wholes = {id(whole): whole for a in arrays for whole in [a.base if isinstance(a.base, np.ndarray) else a]}
-    return all(map(_is_finite, wholes.values()))
+    wholes = [a.base if isinstance(a.base, np.ndarray) and a.base.dtype == a.dtype else a for a in arrays]
+    return all(map(_is_finite, {id(whole): whole for whole in wholes}.values()))
 
 
 def _is_finite(values: Array) -> bool:
