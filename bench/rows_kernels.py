@@ -24,7 +24,8 @@ def kernel_rows(setting: Setting, layer: fastlrp.layers.WeightedLayer, batch: in
     channels = min(layer.in_shape[-1], layer.out)
     wide = getattr(layer, "kernel", None) == (3, 3) and channels >= rows.WIDE
     variants = rows.variants(setting.isa) if wide else [bench.CHOSEN]
-    rates = bench.kernel_rates(bench.alone(layer, layer.in_shape), batch, pause=harness.PAUSE, variants=variants)
+    rates = bench.kernel_rates(bench.alone(layer, layer.in_shape), batch, pause=harness.PAUSE,
+                               shortest=harness.SHORTEST, variants=variants)
     for (variant, direction), rate in rates.items():
         at_least = rows.goal(rows.OF_PEAK[variant], setting.isa) if wide and setting.standard else None
         reached = None if at_least is None else rate.of_peak >= at_least

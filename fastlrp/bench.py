@@ -196,7 +196,7 @@ class Rate:
     best_of_peak: float
 
 
-def kernel_rates(net: Network, n: int, runs: int = 7, pause: float = 0.0,
+def kernel_rates(net: Network, n: int, runs: int = 7, pause: float = 0.0, shortest: float = 0.02,
                  variants: Sequence[Variant] = (CHOSEN,)) -> dict[tuple[Variant, str], Rate]:
     """Rates of "forward" and "back" of a one-layer network, in turn with the FMA peak on as many threads.
 
@@ -206,7 +206,7 @@ def kernel_rates(net: Network, n: int, runs: int = 7, pause: float = 0.0,
     calls: dict[tuple[Variant, str], Callable[[], Any]] = {peak: lambda: _kernels.fma_loop(ITERATIONS, threads)}
     for variant in variants:
         calls |= {(variant, direction): call for direction, call in products(net, n, variant).items()}
-    times = interleaved(calls, runs, pause=pause, label=describe(layer))
+    times = interleaved(calls, runs, shortest=shortest, pause=pause, label=describe(layer))
     limit, operations = _kernels.fma_loop(ITERATIONS, threads) / times.pop(peak).best, n * flops(layer)
     rates = {key: (operations / t.median, operations / t.best) for key, t in times.items()}
     return {key: Rate(median / 1e9, best / 1e9, median / limit, best / limit) for key, (median, best) in rates.items()}

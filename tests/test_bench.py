@@ -200,7 +200,7 @@ def test_kernels_are_measured_as_there_are_goals(scripts: Any, monkeypatch: pyte
     """3×3 kernels with enough channels on both sides; others as networks get them, without a goal."""
     rows, kernels = scripts("rows"), scripts("rows_kernels")
     rate = Rate(100.0, 110.0, 1.5, 1.6)
-    monkeypatch.setattr(bench, "kernel_rates", lambda net, n, pause, variants: {
+    monkeypatch.setattr(bench, "kernel_rates", lambda net, n, pause, shortest, variants: {
         (variant, direction): rate for variant in variants for direction in ("forward", "back")})
 
     def found(layer: fastlrp.layers.Layer, shape: tuple[int, ...], size: int = 224) -> dict[str, Any]:
