@@ -157,14 +157,14 @@ def joined(list arrays):
     if len(arrays) == 1:
         return np.ascontiguousarray(arrays[0]).reshape(-1)
     whole, size, next = arrays[0].base, 0, cnp.PyArray_BYTES(<cnp.ndarray?>arrays[0])
-    for a in arrays:
-        if whole is None or a.base is not whole or a.dtype != arrays[0].dtype or not cnp.PyArray_ISCARRAY_RO(<cnp.ndarray?>a) or (
-                cnp.PyArray_BYTES(<cnp.ndarray>a) != next):
-            break
-        next += cnp.PyArray_NBYTES(<cnp.ndarray>a)
-        size += a.size
-    else:
-        if isinstance(whole, np.ndarray) and whole.dtype == arrays[0].dtype and whole.flags.c_contiguous:
+    if isinstance(whole, np.ndarray) and whole.flags.c_contiguous:
+        for a in arrays:
+            if a.base is not whole or a.dtype != whole.dtype or not cnp.PyArray_ISCARRAY_RO(<cnp.ndarray?>a) or (
+                    cnp.PyArray_BYTES(<cnp.ndarray>a) != next):
+                break
+            next += cnp.PyArray_NBYTES(<cnp.ndarray>a)
+            size += a.size
+        else:
             end = (next - cnp.PyArray_BYTES(<cnp.ndarray>whole)) // whole.itemsize
             return whole.reshape(-1)[end - size:end]
     return np.concatenate([a.reshape(-1) for a in arrays])
@@ -208,7 +208,8 @@ cdef class Product:
     """A linear map: destination = Σ over sides of weights · operands, each with its epilogue.
 
     sweeps: shapes.Sweep tuples (scatter: those of Geometry.scatter_sweeps); src, dst: (h, w, channels). Then either
-    `pack` or `refer` gives it weights. Immutable from then on, so that threads share it, unless it is one caller's `own`.
+    `pack` or `refer` gives it weights. Immutable from then on, so that threads share it, unless it is one caller's
+    `own`.
     """
 
     cdef object __weakref__

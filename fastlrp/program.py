@@ -343,7 +343,7 @@ class Program:
         with self._adding:
             for vectors in VECTORS_SIDE_BY_SIDE:
                 width = self._lanes * vectors
-                if samples // width < self._compiled.threads(samples) or self._twins.get(width, self) is None:
+                if samples // width < self._compiled.threads(samples):
                     continue
                 if width not in self._twins and self._twin_of is not None and _kernels.get_isa() == self._isa:
                     self._twins[width] = self._made_twin(width, products)

@@ -21,7 +21,7 @@ typedef struct {
     const flrp_window *w;
     int64_t groups, outputs, samples, chunk;
     const float *x; /* [sample][block_h][block_w][channels], padding included */
-    const float *g, *last_g; /* [sample][position][output]; those of the last samples, which may be read past their end */
+    const float *g, *last_g; /* [sample][position][output]; those of the last samples, with room past their end */
     int64_t block_h, block_w, whole; /* whole: samples before those that are read from last_g */
     float *copy_x, *copy_g; /* owned; NULL where the caller's array serves */
     void *own_sums;
@@ -64,7 +64,8 @@ static int64_t line_offset(const job *j, int64_t group, int64_t line) {
 }
 
 /* Positions [first, last) of the chunk from `sample` on, added to a block's sums, panel by panel. */
-static void run_block(const job *j, int64_t group, int64_t i, int64_t sample, int64_t first, int64_t last, float *sums) {
+static void run_block(const job *j, int64_t group, int64_t i, int64_t sample, int64_t first, int64_t last,
+                      float *sums) {
     const flrp_window *w = j->w;
     const int64_t group_out = j->outputs / j->groups, positions = w->out_h * w->out_w;
     const int64_t lanes = j->kernels->lanes, panel = lanes * j->kernels->panel_vectors;

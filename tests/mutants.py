@@ -171,6 +171,7 @@ MUTANTS = [
     Mutant("winograd, panels in lanes", "src_c/winograd.c", "+ panel * j->panel / width", "+ panel"),
     Mutant("winograd, new weights", "fastlrp/_kernels.pyx", "                p.weights = weights\n",
            "                p.weights = p.weights\n"),
+    Mutant("joined, places", "fastlrp/_kernels.pyx", "cnp.PyArray_BYTES(<cnp.ndarray>a) != next):", "False):"),
     Mutant("own product, places", "src_c/gradient.c", "values[places[i]]", "values[i]"),
     Mutant("program, pieces", "src_c/program.c", "(i - rest) * j->block + rest * j->piece", "i * j->block"),
     Mutant("winograd, sign", "src_c/body/winograd.h", "if (sign > 0)", "if (sign > 1)"),

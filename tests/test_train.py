@@ -13,7 +13,7 @@ import pytest
 from cases import LINEAR, WINDOWS, assert_same_bits, relative_error, with_biases, with_statistics
 
 import fastlrp
-from fastlrp import Conv2d, Dropout, Flatten, Format, Linear, Network, ReLU, program
+from fastlrp import Conv2d, Dropout, Flatten, Format, Linear, Network, ReLU, _kernels, program
 from fastlrp.layers import Layer, ParameterLayer, WeightedLayer
 from fastlrp.train import (
     LOSSES,
@@ -962,6 +962,17 @@ def test_parameters_stay_read_only_after_training() -> None:
         for value in layer.trained.values():
             with pytest.raises(ValueError, match=r"WRITEABLE|writeable"):
                 value.view().flags.writeable = True
+
+
+def test_neighbours_are_joined_without_a_copy() -> None:
+    """Parts of one array that follow one another; all others, whatever their strides and types, are copied."""
+    whole, other = np.arange(12, dtype=np.float32), np.arange(12, dtype=np.float32)
+    a, b, c = whole[1:3], whole[3:9].reshape(2, 3), whole[9:]
+    assert np.shares_memory(_kernels.joined([a, b, c]), whole)
+    for arrays in ([a, b, c], [a, c], [b, a], [a, other[3:5]], [a, b.T], [a, b.view(np.int32)], [a.copy(), b.copy()],
+                   [whole[::2]], [whole.reshape(3, 4)[:, 1], whole[10:]], [np.broadcast_to(a[:1], (2, 2)), b]):
+        expected = np.concatenate([array.reshape(-1) for array in arrays])
+        np.testing.assert_array_equal(_kernels.joined(arrays), expected, strict=True)
 
 
 def test_what_failed_to_be_recorded_once_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
