@@ -27,7 +27,7 @@ cdef extern from "fastlrp.h" nogil:
         flrp_ratio ratio
         flrp_operand factors[2]
         int64_t factor_period
-        int relu, sign
+        int relu, stream, sign
     ctypedef struct flrp_axis:
         int64_t count, step, start, stride, taps
         const int64_t *offsets

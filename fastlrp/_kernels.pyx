@@ -472,7 +472,7 @@ cdef class Product:
             e.factors[i].data = NULL
             if factors is not None:
                 fill_operand(&e.factors[i], factors[i], samples, self.dst_size, "factor")
-        e.factor_period, e.relu, e.sign = self.dst_size, 0, sign
+        e.factor_period, e.relu, e.stream, e.sign = self.dst_size, 0, 0, sign
         with nogil:
             for i in range(self.count):
                 status = flrp_product_run(self.isa, run_threads, &self.sweeps[i], samples, sources, &e)

@@ -3,46 +3,57 @@
  *
  * A task covers a block of destination pixels, as in product.c, and some panels of outputs. Its pixels are cut into as
  * few tiles as can be, and two of them are one block of accumulators. The reduction runs over slices whose weights stay
- * in L2 for all blocks; where all weights stay there, panels take turns over groups of blocks. Every output's sum is in
- * the order of the weights, whatever the task: chunk by chunk, tap by tap.
+ * in L2 for all blocks. Every output's sum is in the order of the weights, whatever the task: chunk by chunk, tap by
+ * tap.
  *
- * Tiles leave the vector units idle, so that other work is done in their shadow, a little of it in every step: the
- * epilogue of the block before, the next task's source where it takes long beside its products, prefetching.
+ * A task's source, sums and epilogue take turns, all in L2: work on vectors in the shadow of the tiles was tried, and
+ * its bookkeeping cost what it hid. What the tiles hide is memory: in every step some lines are sent for that the next
+ * slice, this strip's epilogue and the next task need. Epilogues take strips of panels, long pieces of memory; all
+ * channels where these are few.
  */
 #include <stdlib.h>
 #include <string.h>
 
 #include "planes.h"
 
-#define PLANES_TARGET (1450 << 10) /* bytes of planes: they stay in L2 beside two slices of weights */
-#define LEAST_POSITIONS 128        /* in a task all the same: each reads the weights once */
-#define SLICE_TARGET (288 << 10)   /* bytes of a panel's weights: eight chunks of 3x3 taps with two limbs */
-#define WEIGHTS_TARGET (300 << 10) /* bytes of all weights that stay in L2 beside these */
-#define ENDS_TARGET (192 << 10)    /* bytes of what epilogues touch, for all panels: they stay there, too */
-#define AHEAD (16 << 10)           /* elements that weights are sent for ahead of a block that takes all */
-#define ALIGN 64                   /* bytes: a tile's row is one cache line */
-#define TILE_SPEED 12              /* multiply-adds on tiles in the time of one on vectors, roughly */
-#define TURN 2                     /* steps between one piece of an epilogue and the next */
-#define SPLIT_AHEAD 120            /* products of a block and a chunk: splitting counts beside so few */
+#define TASK_TARGET (1100 << 10)  /* bytes of a task: they stay in L2 beside two slices of weights */
+#define LEAST_POSITIONS 128       /* in a task all the same: each reads the weights once */
+#define SLICE_TARGET (288 << 10)  /* bytes of a panel's weights: eight chunks of 3x3 taps with two limbs */
+#define WHOLE_STRIP 4             /* panels that one epilogue takes where there are no more */
+#define STRIP 2                   /* and where there are: 256 bytes of a pixel */
+#define LEAST_STREAM (20 << 20)   /* bytes of outputs that no cache would keep until they are read */
+#define AHEAD (16 << 10)          /* elements that weights are sent for ahead of a block that takes all */
+#define ALIGN 64                  /* bytes: a tile's row is one cache line */
+#define TILE_SPEED 12             /* multiply-adds on tiles in the time of one on vectors, roughly */
+#define AHEAD_PRODUCTS 120        /* of a block and a chunk: what they read counts beside so few */
 
 typedef struct {
     const flrp_kernels *kernels;
     const flrp_limb_kernels *limbs;
     const flrp_product *p;
-    const flrp_epilogue *epilogue;
+    flrp_epilogue epilogue;
     int64_t samples, panels;
     flrp_planes planes;
-    int ahead; /* whether a task's source is split in the shadow of the task before */
-    int64_t block_samples, block_rows, sample_blocks, row_blocks, panel_blocks, slice;
-    int64_t group; /* of so many blocks all panels come before the next */
+    int ahead; /* whether source and ends of epilogues are sent for: they count beside a task's products */
+    int64_t block_samples, block_rows, sample_blocks, row_blocks, panel_blocks, slice, strip;
     int tile_rows;
+    int64_t line_tiles; /* tiles of a line where none goes on to the next; else 0 */
     int shares; /* tasks are shared out in so many */
     char *scratch;
-    int64_t planes_bytes, read_bytes, sums_bytes, tiles_bytes; /* for each share */
+    int64_t planes_bytes, read_bytes, sums_bytes, tiles_bytes, runs_bytes; /* for each share */
 } job;
 
 static int64_t weight_bytes(const job *j) { /* of one chunk of one panel */
     return j->p->rows.taps * j->p->cols.taps * j->p->limbs * FLRP_LIMB_SIZE * (int64_t)sizeof(uint16_t);
+}
+
+/* Bytes in L2 for each position of a task: planes, the next task's source, a strip's sums and what its epilogue
+ * touches. */
+static int64_t position_bytes(const job *j, int64_t planes_bytes) {
+    const flrp_epilogue *e = &j->epilogue;
+    const int64_t ends = !e->stream + (e->factors[0].data != 0) + (e->ratio.relevance != 0);
+    const int64_t ahead = j->ahead ? j->p->src_c * j->p->parts + ends * j->strip * FLRP_LIMB_OUTPUTS : 0;
+    return planes_bytes + (ahead + j->strip * FLRP_LIMB_OUTPUTS) * (int64_t)sizeof(float);
 }
 
 /* Cut the product into tasks. */
@@ -52,8 +63,9 @@ static void plan_tasks(job *j) {
     const int64_t rows = p->rows.count, pitch = l->cols.pitch;
     const int64_t planes = flrp_max(1, l->chunks * flrp_planes_count(l) * p->limbs);
     const int64_t bytes = planes * FLRP_CHUNK * (int64_t)sizeof(uint16_t);
-    j->ahead = j->panels * p->sides * p->rows.taps * p->cols.taps * flrp_limb_products(p->limbs) <= SPLIT_AHEAD;
-    const int64_t fit = flrp_max(PLANES_TARGET / (1 + j->ahead) / bytes, LEAST_POSITIONS);
+    j->ahead = j->panels * p->sides * p->rows.taps * p->cols.taps * flrp_limb_products(p->limbs) <= AHEAD_PRODUCTS;
+    j->strip = j->panels <= WHOLE_STRIP ? j->panels : STRIP;
+    const int64_t fit = flrp_max(TASK_TARGET / position_bytes(j, bytes), LEAST_POSITIONS);
     /* Where one block takes all, threads share out the weights if these are more to read than the source. */
     const int by_panels = j->panels >= j->shares && j->samples * l->image <= fit &&
                           p->sides * j->panels * l->chunks * weight_bytes(j) > j->samples * l->image * bytes;
@@ -82,16 +94,20 @@ static void plan_tiles(job *j) {
     const int64_t all = (j->block_samples - 1) * j->planes.image + (j->block_rows - 1) * pitch + cols;
     j->tile_rows = (int)(more ? more * pitch + line : flrp_ceil_div(line, pieces));
     if (flrp_ceil_div(all, FLRP_LIMB_ROWS) < apart) j->tile_rows = FLRP_LIMB_ROWS;
+    else if (!more && !joined && pieces * j->tile_rows <= pitch) j->line_tiles = pieces;
 }
 
-/* Positions side by side, and where the outputs of those that are destination pixels begin. */
+/* Destination pixels side by side in one tile: which row of the sums is the first one's, and where its outputs begin. */
 typedef struct {
-    int64_t position, pixels, offsets[FLRP_LIMB_ROWS];
-    uint8_t at[FLRP_LIMB_ROWS]; /* of each pixel in the tile */
-} tile;
+    int64_t row, offset, pixels;
+} run;
 
 static int64_t most_tiles(const job *j) { /* of a task: they are as far apart as they are long */
     return j->block_samples * j->block_rows * flrp_ceil_div(j->p->cols.count, j->tile_rows);
+}
+
+static int64_t most_runs(const job *j) { /* a line may begin in the tile of the line before */
+    return most_tiles(j) + j->block_samples * j->block_rows;
 }
 
 /* One block takes all: the weights go by. */
@@ -105,87 +121,86 @@ static void plan_scratch(job *j) {
     for (int64_t part = 0; part < p->parts; part++)
         if (j->planes.operands[part].read != FLRP_PLAIN)
             j->read_bytes = aligned((p->cols.count + j->planes.cols.reach) * p->src_c * (int64_t)sizeof(float));
-    const int64_t blocks = j->slice < j->planes.chunks ? flrp_min(j->group, flrp_ceil_div(most_tiles(j), 2)) : 1;
-    j->sums_bytes = blocks * 2 * FLRP_LIMB_ROWS * FLRP_LIMB_OUTPUTS * (int64_t)sizeof(float);
-    j->tiles_bytes = aligned(most_tiles(j) * (int64_t)sizeof(tile));
-}
-
-/* Few weights stay in L2 as a whole: then what is around the sums is touched once for all panels, too. */
-static void plan_groups(job *j) {
-    const flrp_product *p = j->p;
-    const flrp_epilogue *e = j->epilogue;
-    const int64_t arrays = 1 + (e->factors[0].data != 0) + (e->ratio.relevance != 0);
-    const int64_t ends = 2 * FLRP_LIMB_ROWS * arrays * p->dst_c * (int64_t)sizeof(float);
-    const int few = p->sides * j->panels * j->planes.chunks * weight_bytes(j) <= WEIGHTS_TARGET;
-    j->group = few ? flrp_max(1, ENDS_TARGET / ends) : INT64_MAX / 2;
+    const int64_t rows = flrp_ceil_div(most_tiles(j), 2) * 2 * FLRP_LIMB_ROWS;
+    j->sums_bytes = rows * j->strip * FLRP_LIMB_OUTPUTS * (int64_t)sizeof(float);
+    j->tiles_bytes = aligned(most_tiles(j) * (int64_t)sizeof(int64_t));
+    j->runs_bytes = aligned(most_runs(j) * (int64_t)sizeof(run));
 }
 
 static int64_t share_bytes(const job *j) {
-    return (1 + j->ahead) * j->planes_bytes + j->read_bytes + j->sums_bytes + j->tiles_bytes;
+    return j->planes_bytes + j->read_bytes + j->sums_bytes + j->tiles_bytes + j->runs_bytes;
 }
-
-/* A block whose epilogue is to come. */
-typedef struct {
-    const float *sums;
-    const tile *tiles;
-    int64_t count, next, done; /* of the tiles; the one that it has come to, and pixels of that */
-    int64_t channel, n;
-    int side;
-} ends;
 
 /* What one share works with. */
+enum { WEIGHTS, OUT, FACTOR, RELEVANCE, SOURCE, FETCHES = SOURCE + FLRP_MAX_PARTS };
 typedef struct {
     const job *j;
-    flrp_splitting now, soon; /* the task's source, and the next one's */
-    float *sums;              /* block by block where there are several slices */
-    tile *tiles;
-    int64_t count; /* of tiles */
-    ends last, next; /* the block before; the one that is computed, as far as its values have been sent for */
-    int64_t step; /* of the block */
-    int64_t step_pixels, step_split, step_weights; /* pixels of ends, pixels to split, and lines of weights */
-    const char *weights, *weights_end;             /* of the next slice */
+    flrp_splitting source;
+    float *sums; /* of a strip: [tile][row of the tile][its outputs] */
+    int64_t *tiles, tile_count; /* each tile's first position */
+    run *runs;
+    int64_t run_count;
+    flrp_fetch fetches[FETCHES];
 } frame;
 
-/* Some pixels of a block: runs of those that are side by side go together. Returns where there are none left. */
-static const int64_t *some_pixels(ends *e, int64_t most, int64_t *run, const float **sums) {
-    if (e->next == e->count) return 0;
-    const tile *t = &e->tiles[e->next];
-    const int64_t first = e->done;
-    *run = 1;
-    while (*run < most && first + *run < t->pixels && t->at[first + *run] == t->at[first] + *run) ++*run;
-    *sums = e->sums + (e->next * FLRP_LIMB_ROWS + t->at[first]) * FLRP_LIMB_OUTPUTS;
-    e->done += *run;
-    if (e->done == t->pixels) e->next++, e->done = 0;
-    return t->offsets + first;
+/* Where the i-th tile comes: two that one block takes are one below the other if they can be, which share more lines of
+ * the source than neighbours. */
+static int64_t place_of(const frame *f, int64_t i) {
+    const int64_t n = f->j->line_tiles, lines = f->source.region.samples * f->source.region.rows;
+    if (!n || i / n == lines / 2 * 2) return i;
+    return i / n / 2 * 2 * n + i % n * 2 + i / n % 2;
 }
 
-static void finish_some(frame *f, int64_t pixels) {
-    ends *e = &f->last;
-    const int64_t *offsets;
-    const float *sums;
-    for (int64_t run; pixels > 0 && (offsets = some_pixels(e, pixels, &run, &sums)); pixels -= run)
-        f->j->kernels->finish(f->j->epilogue, e->side, (int)run, e->n, e->channel, sums, FLRP_LIMB_OUTPUTS, offsets);
+/* From every destination pixel that no tile has yet, one goes as far as a tile has rows. */
+static void list_tiles(frame *f) {
+    const job *j = f->j;
+    const flrp_product *p = j->p;
+    const flrp_region *r = &f->source.region;
+    const int64_t cols = p->cols.count;
+    int64_t free = 0, place = 0; /* the first position that no tile has; of the last tile */
+    f->tile_count = f->run_count = 0;
+    for (int64_t sample = 0; sample < r->samples; sample++)
+        for (int64_t row = 0; row < r->rows; row++) {
+            const int64_t y = p->rows.start + (r->row + row) * p->rows.stride;
+            const int64_t line = ((r->sample + sample) * p->dst_h + y) * p->dst_w + p->cols.start;
+            for (int64_t col = 0, pixels; col < cols; col += pixels) {
+                const int64_t position = sample * j->planes.image + row * j->planes.cols.pitch + col;
+                if (position >= free) {
+                    place = place_of(f, f->tile_count++);
+                    f->tiles[place] = position;
+                    free = position + j->tile_rows;
+                }
+                const int64_t at = place * FLRP_LIMB_ROWS + position - f->tiles[place];
+                pixels = flrp_min(cols - col, free - position);
+                f->runs[f->run_count++] =
+                    (run){.row = at, .offset = (line + col * p->cols.stride) * p->dst_c, .pixels = pixels};
+            }
+        }
 }
 
-/* What the block's epilogue will touch. */
-static void fetch_some(frame *f, int64_t pixels) {
-    ends *e = &f->next;
-    const int64_t *offsets;
-    const float *sums;
-    for (int64_t run; pixels > 0 && (offsets = some_pixels(e, pixels, &run, &sums)); pixels -= run)
-        for (int64_t i = 0; i < run; i++) flrp_prefetch_ends(f->j->epilogue, e->side, offsets[i] + e->channel, e->n);
-}
-
-static void in_shadow(void *context) {
-    frame *f = context;
-    if (f->step++ % TURN) {
-        if (f->step_split) flrp_split_some(&f->soon, f->step_split);
-    } else {
-        finish_some(f, f->step_pixels);
-        fetch_some(f, f->step_pixels);
+/* In `steps` steps, what the epilogue of n channels will touch; one piece of memory where these are all. */
+static void fetch_ends(frame *f, int side, int64_t channel, int64_t n, int64_t steps) {
+    const flrp_product *p = f->j->p;
+    const flrp_epilogue *e = &f->j->epilogue;
+    const float *arrays[] = {e->stream ? 0 : e->out, e->factors[side].data, e->ratio.relevance};
+    const run *last = &f->runs[f->run_count - 1];
+    const int64_t first = f->runs[0].offset, pixel = p->dst_c * (int64_t)sizeof(float);
+    const int64_t pixels = (last->offset - first) / p->dst_c + (last->pixels - 1) * p->cols.stride + 1;
+    for (int i = 0; i < 3; i++) {
+        if (!arrays[i]) f->fetches[OUT + i] = (flrp_fetch){0};
+        else if (n == p->dst_c) f->fetches[OUT + i] = flrp_fetch_rows(arrays[i] + first, pixels * pixel, 0, 1, steps);
+        else f->fetches[OUT + i] = flrp_fetch_rows(arrays[i] + first + channel, n * (int64_t)sizeof(float), pixel, pixels, steps);
     }
-    for (int64_t i = 0; i < f->step_weights && f->weights < f->weights_end; i++, f->weights += ALIGN)
-        __builtin_prefetch(f->weights, 0, 2); /* into L2 */
+}
+
+static void finish_strip(const frame *f, int side, int64_t channel, int64_t n) {
+    const job *j = f->j;
+    const int64_t width = flrp_ceil_div(n, FLRP_LIMB_OUTPUTS) * FLRP_LIMB_OUTPUTS;
+    for (const run *r = f->runs; r < f->runs + f->run_count; r++) {
+        int64_t offsets[FLRP_LIMB_ROWS];
+        for (int64_t i = 0; i < r->pixels; i++) offsets[i] = r->offset + i * j->p->cols.stride * j->p->dst_c;
+        j->kernels->finish(&j->epilogue, side, (int)r->pixels, n, channel, f->sums + r->row * width, width, offsets);
+    }
 }
 
 static const uint16_t *weights_of(const job *j, int64_t panel, int side, int64_t chunk) {
@@ -193,95 +208,69 @@ static const uint16_t *weights_of(const job *j, int64_t panel, int side, int64_t
     return j->p->bf16 + ((side * j->panels + panel) * chunks + chunk) * size;
 }
 
-/* Blocks [first, last) of the task times one slice of the reduction of one panel of one side; `soon`: the next
- * slice's weights. */
-static void run_slice(frame *f, int64_t first, int64_t last, int side, int64_t panel, int64_t chunk,
-                      const uint16_t *soon) {
+/* The task times one slice of the reduction of one panel of one side; `soon`: the weights to send for meanwhile. */
+static void run_slice(frame *f, int side, int64_t panel, int64_t chunk, const uint16_t *soon, float *sums,
+                      int64_t width) {
     const job *j = f->j;
     const flrp_planes *l = &j->planes;
-    const int64_t channel = panel * FLRP_LIMB_OUTPUTS;
     flrp_limb_block t = {.b = weights_of(j, panel, side, chunk), .taps = l->taps, .a_chunk = l->chunk_size,
                          .chunks = flrp_min(j->slice, l->chunks - chunk), .a_limb = l->plane,
                          .tap_count = j->p->rows.taps * j->p->cols.taps, .limbs = j->p->limbs, .more = chunk > 0,
-                         .finite = f->now.special && j->p->limbs > 1, .aside = in_shadow, .context = f};
-    const int64_t steps = t.chunks * t.tap_count, blocks = last - first;
-    const int whole = chunk + t.chunks == l->chunks, several = j->slice < l->chunks;
-    const char *all = (const char *)weights_of(j, j->panels, (int)j->p->sides - 1, 0); /* their end */
-    f->weights = (const char *)soon, f->weights_end = f->weights + t.chunks * weight_bytes(j);
-    if (f->weights_end > all) f->weights_end = all;
-    const int64_t turns = flrp_ceil_div(steps, TURN);
-    f->step_weights = steps ? flrp_ceil_div(t.chunks * weight_bytes(j), ALIGN * steps * blocks) : 0;
-    f->step_pixels = steps ? flrp_ceil_div(2 * FLRP_LIMB_ROWS, turns) : 0;
-    for (int64_t i = first; i < last; i++) {
-        const tile *tiles = f->tiles + 2 * i;
-        float *sums = f->sums + (several ? (i - first) * 2 * FLRP_LIMB_ROWS * FLRP_LIMB_OUTPUTS : 0);
-        const ends now = {.sums = sums, .tiles = tiles, .count = whole ? flrp_min(2, f->count - 2 * i) : 0,
-                          .channel = channel, .n = flrp_min(FLRP_LIMB_OUTPUTS, j->p->dst_c - channel), .side = side};
-        t.tiles = (int)flrp_min(2, f->count - 2 * i);
-        t.a = f->now.data + chunk * l->chunk_size + tiles[0].position * FLRP_CHUNK;
-        t.below = t.tiles > 1 ? (tiles[1].position - tiles[0].position) * FLRP_CHUNK : 0;
-        if (!steps) finish_some(f, INT64_MAX);
-        f->next = now, f->step = 0;
+                         .finite = f->source.special && j->p->limbs > 1, .acc_row = width, .fetches = f->fetches,
+                         .fetch_count = FETCHES};
+    const uint16_t *all = weights_of(j, j->panels, (int)j->p->sides - 1, 0); /* their end */
+    const int64_t left = (all - soon) * (int64_t)sizeof(uint16_t);
+    f->fetches[WEIGHTS] = flrp_fetch_rows(soon, flrp_min(t.chunks * weight_bytes(j), left), 0, 1,
+                                          t.chunks * t.tap_count * flrp_ceil_div(f->tile_count, 2));
+    for (int64_t i = 0; i < f->tile_count; i += 2, sums += 2 * FLRP_LIMB_ROWS * width) {
+        const int64_t *tiles = f->tiles + i;
+        t.tiles = (int)flrp_min(2, f->tile_count - i);
+        t.a = f->source.data + chunk * l->chunk_size + tiles[0] * FLRP_CHUNK;
+        t.below = t.tiles > 1 ? (tiles[1] - tiles[0]) * FLRP_CHUNK : 0;
         j->limbs->block(&t, sums);
-        if (whole) f->last = now;
     }
 }
 
-/* A group of blocks, for panels [first, last). */
-static void run_group(frame *f, int64_t begin, int64_t end, int64_t first, int64_t last) {
+/* Panels [first, last) of one side, and their epilogue; `next`: the weights after these. */
+static void run_strip(frame *f, int side, int64_t first, int64_t last, const uint16_t *next) {
     const job *j = f->j;
-    const int sides = (int)j->p->sides;
-    for (int64_t panel = first; panel < last; panel++)
-        for (int side = 0; side < sides; side++)
-            for (int64_t chunk = 0; chunk < j->planes.chunks; chunk += j->slice) {
-                const int more = chunk + j->slice < j->planes.chunks, turn = side + 1 < sides;
-                const int64_t next = turn ? panel : panel + 1 < last ? panel + 1 : first;
-                const uint16_t *soon =
-                    more ? weights_of(j, panel, side, chunk + j->slice) : weights_of(j, next, turn, 0);
-                run_slice(f, begin, end, side, panel, chunk,
-                          read_once(j) ? weights_of(j, panel, side, chunk) + AHEAD : soon);
-            }
+    const int64_t chunks = j->planes.chunks, channel = first * FLRP_LIMB_OUTPUTS;
+    const int64_t width = (last - first) * FLRP_LIMB_OUTPUTS, n = flrp_min(width, j->p->dst_c - channel);
+    const int64_t steps = j->p->rows.taps * j->p->cols.taps * chunks * flrp_ceil_div(f->tile_count, 2);
+    if (j->ahead) fetch_ends(f, side, channel, n, steps * (last - first));
+    for (int64_t panel = first; panel < last; panel++) {
+        float *sums = f->sums + (panel - first) * FLRP_LIMB_OUTPUTS;
+        int64_t chunk = 0;
+        do { /* without channels there are sums all the same */
+            const int64_t after = chunk + j->slice;
+            const uint16_t *soon = after < chunks ? weights_of(j, panel, side, after)
+                                   : panel + 1 < last ? weights_of(j, panel + 1, side, 0) : next;
+            if (read_once(j)) soon = weights_of(j, panel, side, chunk) + AHEAD;
+            run_slice(f, side, panel, chunk, soon, sums, width);
+            chunk = after;
+        } while (chunk < chunks);
+    }
+    finish_strip(f, side, channel, n);
 }
 
 /* The whole task, for panels [first, last). */
 static void run_panels(frame *f, int64_t first, int64_t last) {
-    const int64_t blocks = flrp_ceil_div(f->count, 2);
-    for (int64_t begin = 0; begin < blocks; begin += f->j->group)
-        run_group(f, begin, flrp_min(blocks, begin + f->j->group), first, last);
-    finish_some(f, INT64_MAX);
-}
-
-/* From every destination pixel that no tile has yet, one goes as far as a tile has rows. */
-static void list_tiles(frame *f) {
     const job *j = f->j;
-    const flrp_product *p = j->p;
-    const int64_t cols = p->cols.count, pitch = j->planes.cols.pitch;
-    int64_t free = 0; /* the first position that no tile has */
-    f->count = 0;
-    for (int64_t sample = 0; sample < f->now.samples; sample++)
-        for (int64_t row = 0; row < f->now.rows; row++) {
-            const int64_t y = p->rows.start + (f->now.row + row) * p->rows.stride;
-            const int64_t line = ((f->now.sample + sample) * p->dst_h + y) * p->dst_w + p->cols.start;
-            for (int64_t col = 0; col < cols; col++) {
-                const int64_t position = sample * j->planes.image + row * pitch + col;
-                if (position >= free) {
-                    f->tiles[f->count++] = (tile){.position = position};
-                    free = position + j->tile_rows;
-                }
-                tile *t = &f->tiles[f->count - 1];
-                t->at[t->pixels] = (uint8_t)(position - t->position);
-                t->offsets[t->pixels++] = (line + col * p->cols.stride) * p->dst_c;
-            }
+    for (int64_t strip = first, end; strip < last; strip = end) {
+        end = flrp_min(last, strip + j->strip);
+        for (int side = 0; side < (int)j->p->sides; side++) {
+            const int again = side + 1 < (int)j->p->sides;
+            run_strip(f, side, strip, end, weights_of(j, again ? strip : end < last ? end : first, again, 0));
         }
+    }
 }
 
-static void begin_splitting(const job *j, int64_t task, flrp_splitting *s) {
+static flrp_region region_of(const job *j, int64_t task) {
     const int64_t block = task % (j->sample_blocks * j->row_blocks);
-    s->sample = block / j->row_blocks * j->block_samples;
-    s->row = block % j->row_blocks * j->block_rows;
-    s->samples = flrp_min(j->block_samples, j->samples - s->sample);
-    s->rows = flrp_min(j->block_rows, j->p->rows.count - s->row);
-    s->done = s->pixel = s->special = 0;
+    flrp_region r = {.sample = block / j->row_blocks * j->block_samples, .row = block % j->row_blocks * j->block_rows};
+    r.samples = flrp_min(j->block_samples, j->samples - r.sample);
+    r.rows = flrp_min(j->block_rows, j->p->rows.count - r.row);
+    return r;
 }
 
 /* A thread's share of the tasks: block by block of the source, for one piece of the panels after the other. */
@@ -289,47 +278,46 @@ static void run_share(void *context, int64_t share, int thread) {
     const job *j = context;
     const int64_t blocks = j->sample_blocks * j->row_blocks, tasks = blocks * j->panel_blocks;
     const int64_t first = tasks * share / j->shares, last = tasks * (share + 1) / j->shares;
+    const int64_t steps = j->p->rows.taps * j->p->cols.taps * j->planes.chunks * j->p->sides;
     char *own = j->scratch + share * share_bytes(j);
-    frame f = {.j = j, .sums = (float *)own, .tiles = (tile *)(own + j->sums_bytes)};
-    own += j->sums_bytes + j->tiles_bytes;
-    f.now = (flrp_splitting){.in = &j->planes, .read = (float *)own, .data = (uint16_t *)(own + j->read_bytes)};
-    f.soon = f.now;
-    f.soon.data += j->ahead * j->planes_bytes / (int64_t)sizeof(uint16_t);
+    frame f = {.j = j, .source = {.in = &j->planes, .data = (uint16_t *)own}};
+    f.source.read = (float *)(own += j->planes_bytes);
+    f.sums = (float *)(own += j->read_bytes);
+    f.tiles = (int64_t *)(own += j->sums_bytes);
+    f.runs = (run *)(own + j->tiles_bytes);
     (void)thread;
     j->limbs->start(j->tile_rows);
     for (int64_t task = first; task < last; task++) {
         const int64_t piece = task / blocks, begin = j->panels * piece / j->panel_blocks;
         const int64_t end = j->panels * (piece + 1) / j->panel_blocks;
-        if (task == first || !j->ahead) begin_splitting(j, task, &f.now);
-        flrp_split_some(&f.now, INT64_MAX);
+        flrp_split(&f.source, region_of(j, task));
         list_tiles(&f);
-        f.step_split = 0;
-        if (j->ahead && task + 1 < last) {
-            begin_splitting(j, task + 1, &f.soon);
-            const int64_t steps = j->p->rows.taps * j->p->cols.taps * j->planes.chunks * (end - begin) * j->p->sides;
-            const int64_t turns = steps / TURN * flrp_ceil_div(f.count, 2);
-            f.step_split = flrp_ceil_div(flrp_split_size(&f.soon), flrp_max(1, turns));
-        }
+        const int64_t all = steps * (end - begin) * flrp_ceil_div(f.tile_count, 2);
+        if (j->ahead && task + 1 < last) flrp_fetch_source(&f.source, region_of(j, task + 1), all, f.fetches + SOURCE);
         run_panels(&f, begin, end);
-        if (j->ahead) {
-            const flrp_splitting soon = f.soon;
-            f.soon = f.now, f.now = soon;
-        }
     }
     j->limbs->stop();
 }
 
+/* Large outputs go past the caches: whole lines of memory, which need not be read before. Not relevance, whose few
+ * arrays are written again and again: what the caches have of them would have to leave first. */
+static int streams(const flrp_product *p, int64_t samples, const flrp_epilogue *e) {
+    const int64_t size = samples * p->dst_h * p->dst_w * p->dst_c * (int64_t)sizeof(float);
+    return size >= LEAST_STREAM && p->sides == 1 && !e->factors[0].data && !e->ratio.relevance &&
+           p->dst_c % (ALIGN / (int64_t)sizeof(float)) == 0 && (uintptr_t)e->out % ALIGN == 0;
+}
+
 int flrp_limbs_run(int isa, int threads, const flrp_product *p, int64_t samples, const flrp_operand *operands,
                    const flrp_epilogue *epilogue) {
-    job j = {.kernels = flrp_kernels_of(isa), .limbs = flrp_limb_kernels_of(isa), .p = p, .epilogue = epilogue,
+    job j = {.kernels = flrp_kernels_of(isa), .limbs = flrp_limb_kernels_of(isa), .p = p, .epilogue = *epilogue,
              .samples = samples, .panels = flrp_ceil_div(p->dst_c, FLRP_LIMB_OUTPUTS)};
     const double work = (double)samples * p->rows.count * p->cols.count * p->rows.taps * p->cols.taps * p->src_c *
                         p->parts * p->sides * p->dst_c * flrp_limb_products(p->limbs) / TILE_SPEED;
     j.shares = flrp_threads_for(threads, INT64_MAX, work);
+    j.epilogue.stream = streams(p, samples, epilogue);
     if (flrp_planes_init(&j.planes, j.kernels, j.limbs, p, operands) != FLRP_OK) return FLRP_NO_MEMORY;
     plan_tasks(&j);
     plan_tiles(&j);
-    plan_groups(&j);
     plan_scratch(&j);
     const flrp_scratch scratch = flrp_take_scratch(j.shares * share_bytes(&j));
     j.scratch = (char *)scratch.data;

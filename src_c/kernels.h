@@ -123,18 +123,27 @@ typedef struct {
 #define FLRP_LIMB_OUTPUTS 32
 #define FLRP_LIMB_ROWS 16 /* most positions in one tile; a block has two tiles, one where one is left */
 #define FLRP_LIMB_SIZE (FLRP_CHUNK * FLRP_LIMB_OUTPUTS)
+#define FLRP_MAX_PARTS 2
 
-/* acc[tile][m][n] = sum over chunks and taps of a[tile * below + chunk * a_chunk + taps[tap] + limb * a_limb +
+/* Lines of memory to send for into L2, some in every step of a block: rows of `row` bytes, `pitch` bytes apart. */
+typedef struct {
+    const char *next, *row_end, *end;
+    int64_t row, pitch, lines; /* lines: in a step */
+} flrp_fetch;
+
+/* acc[tile][m * acc_row + n] = sum over chunks and taps of a[tile * below + chunk * a_chunk + taps[tap] + limb * a_limb +
  * m * FLRP_CHUNK + channel] times b[chunk][tap][limb], over the products of limbs that count (body/limbs.h), in this
- * order. acc has room for FLRP_LIMB_ROWS positions a tile, whatever their number. */
+ * order. Tiles are FLRP_LIMB_ROWS positions apart in acc, whatever their number of them. */
 typedef struct {
     const uint16_t *a, *b;
     const int64_t *taps;
-    int64_t below, tap_count, chunks, a_chunk, a_limb;
+    int64_t below, tap_count, chunks, a_chunk, a_limb, acc_row;
     int tiles, limbs;
     int more;   /* add to what is in acc */
     int finite; /* whether a further limb of a is limb 0 with 0 in place of NaN and infinities, as it has some */
-    void (*aside)(void *context); /* called once a step: other work in the shadow of the tiles */
+    flrp_fetch *fetches;
+    int fetch_count;
+    void (*aside)(void *context); /* NULL, or called once a step: other work in the shadow of the tiles */
     void *context;
 } flrp_limb_block;
 
@@ -208,6 +217,10 @@ typedef struct {
 flrp_scratch flrp_take_scratch(int64_t bytes);
 void flrp_give_scratch(flrp_scratch s);
 
+#define FLRP_CACHE_LINE 64 /* bytes: no vector crosses one that starts at its own size's multiple */
+static inline int64_t flrp_min(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t flrp_max(int64_t a, int64_t b) { return a > b ? a : b; }
+static inline int64_t flrp_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static inline float flrp_read(float x, const float *bound, int read) {
     switch (read) {
     case FLRP_POSITIVE: return x < 0 ? 0 : x;
@@ -215,6 +228,13 @@ static inline float flrp_read(float x, const float *bound, int read) {
     case FLRP_SHIFTED: return x - *bound;
     default: return x;
     }
+}
+/* All of them in so many steps. */
+static inline flrp_fetch flrp_fetch_rows(const void *first, int64_t row, int64_t pitch, int64_t rows, int64_t steps) {
+    const char *next = first;
+    const int64_t lines = rows * flrp_ceil_div(row, FLRP_CACHE_LINE);
+    return (flrp_fetch){.next = next, .row_end = next + row, .end = next + (rows - 1) * pitch + row, .row = row,
+                        .pitch = pitch, .lines = flrp_ceil_div(lines, flrp_max(1, steps))};
 }
 /* What the epilogue of n outputs will touch: on its way from memory while they are computed. */
 static inline void flrp_prefetch_ends(const flrp_epilogue *e, int side, int64_t offset, int64_t n) {
@@ -230,16 +250,12 @@ static inline void flrp_meeting_taps(const flrp_axis *a, int64_t i, int64_t size
     while (*first < *last && i * a->step + a->offsets[*first] < 0) ++*first;
     while (*last > *first && i * a->step + a->offsets[*last - 1] >= size) --*last;
 }
-#define FLRP_CACHE_LINE 64 /* bytes: no vector crosses one that starts at its own size's multiple */
 static inline float *flrp_aligned(void *p) {
     return (float *)(((uintptr_t)p + FLRP_CACHE_LINE - 1) / FLRP_CACHE_LINE * FLRP_CACHE_LINE);
 }
 static inline int64_t flrp_limb_products(int64_t limbs) { return limbs * (limbs + 1) / 2; }
 /* Planes of limbs as a block of tiles wants them: with several limbs, a further one is limb 0 without infinities. */
 static inline int64_t flrp_stored_limbs(int64_t limbs) { return limbs + (limbs > 1); }
-static inline int64_t flrp_min(int64_t a, int64_t b) { return a < b ? a : b; }
-static inline int64_t flrp_max(int64_t a, int64_t b) { return a > b ? a : b; }
-static inline int64_t flrp_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 /* The size of blocks of at most `most` that n is cut into: as even as can be, their number a multiple of `pieces` if n
  * allows. */
 static inline int64_t flrp_even_block(int64_t n, int64_t most, int64_t pieces) {

@@ -2,14 +2,13 @@
  *
  * A task's source goes into planes, one for each limb and chunk of 32 channels: [position][32], lines one after the
  * other with zeros between them that both sides share, so that borders need no cases and a tap is one shift for all
- * positions. It comes line by line of each operand and plane, and a few pixels can be taken at a time.
+ * positions. It comes line by line of each operand and plane.
  */
 #include <stdlib.h>
 #include <string.h>
 
 #include "planes.h"
 
-#define FETCHED 2048 /* floats that the source is sent for ahead of their splitting: it comes from memory */
 #define ALIGN 64 /* bytes: a tile's row is one cache line */
 
 static int64_t floor_div(int64_t a, int64_t b) { return a >= 0 ? a / b : -flrp_ceil_div(-a, b); }
@@ -86,35 +85,30 @@ int64_t flrp_planes_fit(flrp_planes *l, int64_t samples, int64_t rows) {
     return flrp_ceil_div(l->chunks * l->chunk_size * (int64_t)sizeof(uint16_t), ALIGN) * ALIGN;
 }
 
-static int64_t lines_of(const flrp_splitting *s) {
-    const flrp_planes *l = s->in;
-    return s->samples * (s->rows + l->rows.reach) * flrp_planes_count(l) * l->p->parts;
-}
+/* One line of one operand in one plane, with the zeros around it. */
+typedef struct {
+    const flrp_operand *operand;
+    const float *x, *bound;      /* of the first position that has data */
+    uint16_t *dst;               /* of position 0 */
+    int64_t first, last, length; /* positions with data, and all */
+} plane_line;
 
-int64_t flrp_split_size(const flrp_splitting *s) {
-    return lines_of(s) * (s->in->p->cols.count + s->in->cols.reach);
-}
-
-static flrp_line line_of(const flrp_splitting *s, int64_t i) {
+static plane_line line_of(const flrp_splitting *s, int64_t sample, int64_t line, int64_t plane, int64_t part) {
     const flrp_planes *l = s->in;
     const flrp_product *p = l->p;
-    const int64_t lines = s->rows + l->rows.reach;
-    const int64_t part = i % p->parts, col_plane = i / p->parts % l->cols.planes;
-    const int64_t row_plane = i / (p->parts * l->cols.planes) % l->rows.planes;
-    const int64_t line = i / (p->parts * flrp_planes_count(l)) % lines;
-    const int64_t sample = i / (p->parts * flrp_planes_count(l) * lines);
-    flrp_line found = {.operand = &l->operands[part], .length = p->cols.count + l->cols.reach};
+    const int64_t row_plane = plane / l->cols.planes, col_plane = plane % l->cols.planes;
+    plane_line found = {.operand = &l->operands[part], .length = p->cols.count + l->cols.reach};
     int64_t first, last;
-    data_in_plane(&l->rows, row_plane, s->row, lines, &first, &last);
+    data_in_plane(&l->rows, row_plane, s->region.row, s->region.rows + l->rows.reach, &first, &last);
     const int64_t position = sample * l->image + line * l->cols.pitch;
     found.dst = s->data + part * l->part_chunks * l->chunk_size + position * FLRP_CHUNK +
-                (row_plane * l->cols.planes + col_plane) * flrp_stored_limbs(l->p->limbs) * l->plane;
+                plane * flrp_stored_limbs(l->p->limbs) * l->plane;
     if (line < first || line >= last) return found; /* no data: zeros alone */
-    const int64_t y = (l->rows.lead + s->row + line) * p->rows.step + l->rows.remainder[row_plane];
+    const int64_t y = (l->rows.lead + s->region.row + line) * p->rows.step + l->rows.remainder[row_plane];
     data_in_plane(&l->cols, col_plane, 0, found.length, &found.first, &found.last);
     const int64_t x = (l->cols.lead + found.first) * p->cols.step + l->cols.remainder[col_plane];
     const int64_t at = (y * p->src_w + x) * p->src_c;
-    found.x = found.operand->data + (s->sample + sample) * p->src_h * p->src_w * p->src_c + at;
+    found.x = found.operand->data + (s->region.sample + sample) * p->src_h * p->src_w * p->src_c + at;
     found.bound = found.operand->bound ? found.operand->bound + at : 0;
     return found;
 }
@@ -125,21 +119,22 @@ static void clear(const flrp_planes *l, uint16_t *dst, int64_t n) {
             memset(dst + chunk * l->chunk_size + limb * l->plane, 0, (size_t)n * FLRP_CHUNK * sizeof(uint16_t));
 }
 
-/* Pixels [pixel, pixel + n) of a piece. */
-static void split_pixels_of(flrp_splitting *s, const flrp_line *from, int64_t pixel, int64_t n) {
+static void split_line(flrp_splitting *s, const plane_line *from) {
     const flrp_planes *l = s->in;
-    const int64_t c = l->p->src_c, step = l->p->cols.step * c, skipped = (pixel - from->first) * step;
-    const float *x = from->x + skipped;
+    const int64_t c = l->p->src_c, step = l->p->cols.step * c, n = from->last - from->first;
+    const float *x = from->x;
     int64_t x_step = step;
-    for (int64_t i = 0; i < n * step; i += FLRP_CACHE_LINE / (int64_t)sizeof(float)) __builtin_prefetch(x + FETCHED + i);
+    clear(l, from->dst, from->first);
+    clear(l, from->dst + from->last * FLRP_CHUNK, from->length - from->last);
+    if (n <= 0) return;
     if (from->operand->read != FLRP_PLAIN) {
         const int64_t whole = l->p->cols.step == 1 ? n : 1; /* pixels side by side */
         for (int64_t i = 0; i < n; i += whole)
-            l->kernels->gather(whole, c, x + i * step, from->bound ? from->bound + skipped + i * step : 0,
-                               from->operand->read, s->read + i * c, c);
+            l->kernels->gather(whole, c, x + i * step, from->bound ? from->bound + i * step : 0, from->operand->read,
+                               s->read + i * c, c);
         x = s->read, x_step = c;
     }
-    s->special |= l->limbs->split(l->p->limbs, n, c, x, x_step, from->dst + pixel * FLRP_CHUNK, l->chunk_size,
+    s->special |= l->limbs->split(l->p->limbs, n, c, x, x_step, from->dst + from->first * FLRP_CHUNK, l->chunk_size,
                                   l->plane);
 }
 
@@ -148,24 +143,40 @@ void flrp_copy_finite(uint16_t *data, int64_t planes, int64_t limbs, int64_t pla
         for (int64_t k = 0; k < plane; k++) data[limbs * plane + k] = (data[k] & 0x7f80) == 0x7f80 ? 0 : data[k];
 }
 
-int flrp_split_some(flrp_splitting *s, int64_t pixels) {
-    const int64_t lines = lines_of(s);
-    flrp_line *line = &s->line;
-    while (pixels > 0 && s->done < lines) {
-        if (!s->pixel) {
-            *line = line_of(s, s->done);
-            clear(s->in, line->dst, line->first);
-            clear(s->in, line->dst + line->last * FLRP_CHUNK, line->length - line->last);
-            s->pixel = line->first;
-            pixels -= line->length - line->last + line->first;
+/* How many lines of the next region are in the planes. */
+static int64_t lines_left(const flrp_splitting *s, const flrp_region *next) {
+    const flrp_region *r = &s->region;
+    const int follows = r->samples == 1 && next->sample == r->sample && next->row == r->row + r->rows;
+    return follows ? s->in->rows.reach : 0;
+}
+
+void flrp_split(flrp_splitting *s, flrp_region region) {
+    const flrp_planes *l = s->in;
+    const int64_t planes = flrp_planes_count(l), moved = lines_left(s, &region), pitch = l->cols.pitch * FLRP_CHUNK;
+    for (int64_t i = 0; i < l->chunks * planes; i++)
+        for (int64_t limb = 0; moved && limb < l->p->limbs; limb++) {
+            uint16_t *to = s->data + (i * flrp_stored_limbs(l->p->limbs) + limb) * l->plane;
+            memmove(to, to + s->region.rows * pitch, (size_t)(moved * pitch) * sizeof(uint16_t));
         }
-        const int64_t run = flrp_min(flrp_max(pixels, 1), line->last - s->pixel);
-        if (run > 0) split_pixels_of(s, line, s->pixel, run);
-        s->pixel += run, pixels -= run;
-        if (s->pixel < line->last) continue;
-        s->pixel = 0;
-        if (++s->done == lines && s->special && s->in->p->limbs > 1)
-            flrp_copy_finite(s->data, s->in->chunks * flrp_planes_count(s->in), s->in->p->limbs, s->in->plane);
-    }
-    return s->done >= lines;
+    s->region = region;
+    s->special = s->special && moved;
+    for (int64_t sample = 0; sample < region.samples; sample++)
+        for (int64_t line = moved; line < region.rows + l->rows.reach; line++)
+            for (int64_t i = 0; i < planes * l->p->parts; i++) {
+                const plane_line from = line_of(s, sample, line, i / l->p->parts, i % l->p->parts);
+                split_line(s, &from);
+            }
+    if (s->special && l->p->limbs > 1) flrp_copy_finite(s->data, l->chunks * planes, l->p->limbs, l->plane);
+}
+
+void flrp_fetch_source(const flrp_splitting *s, flrp_region next, int64_t steps, flrp_fetch *fetches) {
+    const flrp_planes *l = s->in;
+    const flrp_product *p = l->p;
+    const int64_t line = p->src_w * p->src_c, image = p->src_h * line, first = l->rows.lead + next.row;
+    const int64_t top = flrp_max(0, (first + lines_left(s, &next)) * p->rows.step);
+    const int64_t bottom = flrp_min(p->src_h, (first + next.rows + l->rows.reach) * p->rows.step);
+    for (int64_t part = 0; part < p->parts; part++)
+        fetches[part] = flrp_fetch_rows(l->operands[part].data + next.sample * image + top * line,
+                                        ((next.samples - 1) * image + (bottom - top) * line) * (int64_t)sizeof(float),
+                                        0, 1, steps);
 }

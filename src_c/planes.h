@@ -28,23 +28,18 @@ typedef struct {
     int64_t *numbers;            /* what is to be freed */
 } flrp_planes;
 
-/* One line of one operand in one plane, with the zeros around it. */
+/* What a task takes of the grid: `samples` from `sample` on, `rows` from `row` on. */
 typedef struct {
-    const flrp_operand *operand;
-    const float *x, *bound;      /* of the first pixel that has data */
-    uint16_t *dst;               /* of position 0 */
-    int64_t first, last, length; /* positions with data, and all */
-} flrp_line;
+    int64_t sample, samples, row, rows;
+} flrp_region;
 
-/* A task's source on its way into the planes: `samples` from `sample` on, `rows` of the grid from `row` on. */
+/* The planes of one task's source after the other. */
 typedef struct {
     const flrp_planes *in;
     uint16_t *data;
     float *read; /* pixels of one operand as they are read: a line's */
-    int64_t sample, samples, row, rows;
-    int64_t done, pixel; /* lines that are in the planes, and pixels of the next one; 0: it is not begun */
-    flrp_line line;      /* the one that is begun */
-    int special;                /* whether the source has NaN or infinities */
+    flrp_region region;
+    int special; /* whether they have NaN or infinities */
 } flrp_splitting;
 
 /* Layout alone, without sizes of a task; FLRP_OK or FLRP_NO_MEMORY. */
@@ -55,9 +50,9 @@ int64_t flrp_planes_fit(flrp_planes *l, int64_t samples, int64_t rows);
 static inline int64_t flrp_planes_count(const flrp_planes *l) { return l->rows.planes * l->cols.planes; }
 /* Limb 0 of planes of several limbs without NaN and infinities, behind the other limbs. */
 void flrp_copy_finite(uint16_t *data, int64_t planes, int64_t limbs, int64_t plane);
-/* Pixels and zeros to go, about. */
-int64_t flrp_split_size(const flrp_splitting *s);
-/* About so many pixels more; whether the task's source is whole. */
-int flrp_split_some(flrp_splitting *s, int64_t pixels);
+/* The source of a region. What the region before, if it is of the same sample, has of it is moved. */
+void flrp_split(flrp_splitting *s, flrp_region region);
+/* In `steps` steps, what flrp_split will read of the next region: one piece of memory for each operand. */
+void flrp_fetch_source(const flrp_splitting *s, flrp_region next, int64_t steps, flrp_fetch *fetches);
 
 #endif

@@ -141,7 +141,8 @@ static void run_panel(frame *f, const uint16_t *weights, int64_t panel) {
     const int64_t zero = 0, blocks = flrp_ceil_div(f->tiles, 2 * j->rows);
     flrp_limb_block t = {.b = weights, .taps = &zero, .tap_count = 1, .a_chunk = j->chunk_size, .a_limb = j->plane,
                          .below = j->rows * FLRP_CHUNK, .limbs = j->p->limbs,
-                         .finite = f->now.special && j->p->limbs > 1, .aside = in_shadow, .context = f};
+                         .finite = f->now.special && j->p->limbs > 1, .acc_row = FLRP_LIMB_OUTPUTS,
+                         .aside = in_shadow, .context = f};
     f->weights = (const char *)weights + weight_bytes(j), f->weights_end = f->weights + weight_bytes(j);
     f->step_weights = flrp_ceil_div(weight_bytes(j), FLRP_CACHE_LINE * j->chunks * blocks);
     f->step_split = flrp_ceil_div(f->tiles, j->panels * blocks); /* as many steps as chunks in each */

@@ -25,6 +25,7 @@ EMULATED __m512 _mm512_loadu_ps(const void *p) {
     return r;
 }
 EMULATED void _mm512_storeu_ps(void *p, __m512 v) { memcpy(p, &v, sizeof v); }
+EMULATED void _mm512_stream_ps(void *p, __m512 v) { memcpy(p, &v, sizeof v); }
 EMULATED __m512 _mm512_maskz_loadu_ps(__mmask16 m, const void *p) {
     __m512 r;
     EACH_LANE r[i] = m >> i & 1 ? ((const float *)p)[i] : 0; /* lanes that are masked out are not touched */

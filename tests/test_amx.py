@@ -306,6 +306,29 @@ def test_values_that_are_not_numbers(isa: str, any_shape: str, name: str, value:
         assert not (np.abs(found) < 1e30).all()
 
 
+@on_tiles
+def test_infinities_in_any_row(isa: str, any_shape: str) -> None:
+    """Tasks of the same sample share rows of the source: what one of them finds there the next one knows."""
+    layer = make_layer(*SHAPES["tiles, rows in several tasks"], Draw(43, exact=True))
+    x = Draw(43, exact=True)(1, *layer.in_shape)
+    for row in range(x.shape[1]):
+        dirty = x.copy()
+        dirty[0, row, 3, 4] = np.inf
+        found = NATIVES["high"].product(layer, ("w",), [(guarded(dirty), "plain", None)])
+        with np.errstate(invalid="ignore"):
+            np.testing.assert_array_equal(found, EXACT.product(layer, ("w",), [(dirty, "plain", None)]))
+
+
+@on_tiles
+def test_outputs_past_the_caches(isa: str) -> None:
+    """So many that their stores go around the caches."""
+    layer = make_layer((256, 321, 32), {"out": 64, "kernel": 1}, Draw(47, exact=True))
+    x = Draw(47, exact=True)(1, *layer.in_shape)
+    found = NATIVES["medium"].product(layer, ("w",), [(x, "plain", None)], bias=layer.bias)
+    expected = x.reshape(-1, 32) @ layer.weight.reshape(32, 64) + layer.bias
+    np.testing.assert_array_equal(found.reshape(-1, 64), expected)
+
+
 THREADED: dict[str, tuple[tuple[int, ...], dict[str, Any], int]] = {
     "rows": ((23, 17, 64), {"out": 40, "kernel": 3, "padding": 1}, 1),
     "samples": ((7, 6, 64), {"out": 64, "kernel": 3, "stride": 2, "padding": 1}, 13),

@@ -63,21 +63,22 @@ LIMB_INLINE __m512 widened(__m256i limb) {
 /* The same, but for numbers just below the least normal one, by the processor's own rounding, which takes denormal
  * numbers for 0 as tiles do. It would make large numbers infinite: left to the code above, as what is not finite is. */
 LIMB_INLINE uint32_t split_vectors(const int limbs, __m512 low, __m512 high, uint16_t *dst, int64_t dst_limb) {
-    const __m512i magnitude = _mm512_set1_epi32(0x7fffffff), largest = _mm512_set1_epi32(0x7f7f7fff);
-    if (_mm512_cmpgt_epi32_mask(_mm512_and_epi32(_mm512_castps_si512(low), magnitude), largest) |
-        _mm512_cmpgt_epi32_mask(_mm512_and_epi32(_mm512_castps_si512(high), magnitude), largest)) {
+    const __m512i exponent = _mm512_set1_epi16((short)(EXPONENT >> 16));
+    __m512i found = (__m512i)_mm512_cvtne2ps_pbh(high, low);
+    if (_mm512_cmpeq_epi16_mask(_mm512_and_si512(found, exponent), exponent)) {
         float x[FLRP_CHUNK];
         _mm512_storeu_ps(x, low);
         _mm512_storeu_ps(x + FLRP_CHUNK / 2, high);
         return split_chunk(limbs, x, dst, dst_limb);
     }
-    for (int limb = 0;; dst += dst_limb) {
-        const __m512i found = (__m512i)_mm512_cvtne2ps_pbh(high, low);
+    for (int limb = 1; limb < limbs; limb++, dst += dst_limb) {
         _mm512_storeu_si512(dst, found);
-        if (++limb == limbs) return 0;
         low = _mm512_sub_ps(low, widened(_mm512_castsi512_si256(found)));
         high = _mm512_sub_ps(high, widened(_mm512_extracti64x4_epi64(found, 1)));
+        found = (__m512i)_mm512_cvtne2ps_pbh(high, low);
     }
+    _mm512_storeu_si512(dst, found);
+    return 0;
 }
 LIMB_INLINE uint32_t split_next(const int limbs, const float *x, uint16_t *dst, int64_t dst_limb) {
     return split_vectors(limbs, _mm512_loadu_ps(x), _mm512_loadu_ps(x + FLRP_CHUNK / 2), dst, dst_limb);
@@ -216,9 +217,19 @@ LIMB_INLINE void limb_step(const int tiles, const int limbs, const int finite, c
     multiply(tiles, next_a, below, next_b); /* hh */
 }
 
+LIMB_INLINE void fetch_some(flrp_fetch *f) {
+    for (int64_t i = 0; i < f->lines && f->next < f->end; i++) {
+        __builtin_prefetch(f->next, 0, 2);
+        f->next += FLRP_CACHE_LINE;
+        if (f->next < f->row_end) continue;
+        f->next = f->row_end + f->pitch - f->row;
+        f->row_end += f->pitch;
+    }
+}
+
 LIMB_INLINE void limb_block(const int tiles, const int limbs, const int finite, const flrp_limb_block *t, float *acc) {
-    const int64_t row = FLRP_LIMB_OUTPUTS * sizeof(float), last = (limbs - 1) * t->a_limb;
-    float *const right = acc + FLRP_LIMB_OUTPUTS / 2, *const below = acc + TILE_ROWS * FLRP_LIMB_OUTPUTS;
+    const int64_t row = t->acc_row * (int64_t)sizeof(float), last = (limbs - 1) * t->a_limb;
+    float *const right = acc + FLRP_LIMB_OUTPUTS / 2, *const below = acc + TILE_ROWS * t->acc_row;
     int64_t steps = t->chunks * t->tap_count, tap = 0;
     if (t->more) {
         _tile_loadd(0, acc, row);
@@ -241,7 +252,8 @@ LIMB_INLINE void limb_block(const int tiles, const int limbs, const int finite, 
             next_b = b + limbs * FLRP_LIMB_SIZE;
         }
         limb_step(tiles, limbs, finite, t, a, b, next_a + last, next_b);
-        t->aside(t->context);
+        for (int i = 0; i < t->fetch_count; i++) fetch_some(&t->fetches[i]);
+        if (t->aside) t->aside(t->context);
         tile_stay_awake();
         a = next_a, b = next_b;
     }
@@ -268,7 +280,10 @@ static void start(int rows) {
     __asm__ volatile("" : : "r"(&shapes) : "memory"); /* GCC's intrinsic does not say that it reads them */
     _tile_loadconfig(&shapes);
 }
-static void stop(void) { _tile_release(); }
+static void stop(void) {
+    _tile_release();
+    fence_streams();
+}
 
 /* The machine's limit, to measure kernels against: numbers with as many bits as others, since zeros need less power. */
 static void tile_loop(int64_t iterations) {

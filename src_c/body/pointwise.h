@@ -34,7 +34,8 @@ FLRP_INLINE void finish_some(const int bias, const int ratio, const int factor, 
     if (factor) v = v_mul(v, read_value(load_some(f->data + i, left), bound, left, f->read));
     if (side) v = v_add(v, load_some(e->out + i, left));
     if (relu) v = v_positive(v);
-    store_some(e->out + i, v, left + spill);
+    if (e->stream) v_stream(e->out + i, v);
+    else store_some(e->out + i, v, left + spill);
 }
 
 /* Compiled for each combination of steps that products really use: absent steps cost nothing. */

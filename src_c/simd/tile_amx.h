@@ -9,6 +9,7 @@
 #ifdef FLRP_EMULATE_AMX /* a test build for processors without it */
 #include "../../tests/emulate_amx.h"
 #define tile_stay_awake()
+#define fence_streams()
 #else
 #include <immintrin.h>
 
@@ -18,6 +19,9 @@ static inline void tile_stay_awake(void) {
     float zero = 0;
     __asm__ volatile("vaddss %0, %0, %0" : "+x"(zero));
 }
+
+/* Stores past the caches come before whatever other threads are told next. */
+static inline void fence_streams(void) { _mm_sfence(); }
 #endif
 
 #define TILE_ROWS 16

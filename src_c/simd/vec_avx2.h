@@ -16,6 +16,7 @@ static inline __m256i v_first(int64_t n) { /* all ones in the first n lanes */
 static inline vf v_set1(float x) { return _mm256_set1_ps(x); }
 static inline vf v_load(const float *p) { return _mm256_loadu_ps(p); }
 static inline void v_store(float *p, vf v) { _mm256_storeu_ps(p, v); }
+static inline void v_stream(float *p, vf v) { _mm256_stream_ps(p, v); }
 static inline vf v_load_n(const float *p, int64_t n) { return _mm256_maskload_ps(p, v_first(n)); }
 static inline void v_store_n(float *p, vf v, int64_t n) { /* masked stores are slow on some processors */
     __m128 part = _mm256_castps256_ps128(v);

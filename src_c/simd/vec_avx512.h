@@ -18,6 +18,7 @@ static inline __mmask16 v_first(int64_t n) { return (__mmask16)((1u << n) - 1); 
 static inline vf v_set1(float x) { return _mm512_set1_ps(x); }
 static inline vf v_load(const float *p) { return _mm512_loadu_ps(p); }
 static inline void v_store(float *p, vf v) { _mm512_storeu_ps(p, v); }
+static inline void v_stream(float *p, vf v) { _mm512_stream_ps(p, v); } /* past the caches; p is aligned */
 static inline vf v_load_n(const float *p, int64_t n) { return _mm512_maskz_loadu_ps(v_first(n), p); }
 static inline void v_store_n(float *p, vf v, int64_t n) { _mm512_mask_storeu_ps(p, v_first(n), v); }
 static inline vf v_add(vf a, vf b) { return _mm512_add_ps(a, b); }

@@ -20,6 +20,7 @@ static inline vf v_load(const float *p) {
     return v;
 }
 static inline void v_store(float *p, vf v) { memcpy(p, &v, sizeof v); }
+#define v_stream v_store
 static inline vf v_load_n(const float *p, int64_t n) {
     vf v = v_set1(0);
     memcpy(&v, p, (size_t)n * sizeof(float));
