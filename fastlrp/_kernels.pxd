@@ -27,7 +27,7 @@ cdef extern from "fastlrp.h" nogil:
         flrp_ratio ratio
         flrp_operand factors[2]
         int64_t factor_period
-        int relu, stream, sign
+        int relu, sign
     ctypedef struct flrp_axis:
         int64_t count, step, start, stride, taps
         const int64_t *offsets
@@ -130,7 +130,7 @@ cdef extern from "fastlrp.h" nogil:
         flrp_source ins "in" [3]
         flrp_source factors[2]
         int out[2]
-        int relevance, sign
+        int relevance, winner, sign
         flrp_ratio ratio
         const float *constants[4]
         int64_t channels, sweeps

@@ -8,6 +8,7 @@ not fit raises here, so that C can trust every pointer.
 cimport numpy as cnp
 from libc.stdint cimport int32_t, int64_t, uint16_t
 from libc.stdlib cimport calloc, free
+from libc.string cimport memset
 
 import weakref
 
@@ -254,6 +255,13 @@ cdef class Product:
         return (self.count == 1 and p.form in (FLRP_WIDE, FLRP_LISTS)
                 and self.is_identity(&p.rows, p.src_h, p.dst_h) and self.is_identity(&p.cols, p.src_w, p.dst_w))
 
+    @property
+    def takes_pools(self):
+        """Whether a max pool of 2 x 2 may go along with it: before its relevance, or after all of its outputs."""
+        cdef flrp_product *p = self.sweeps
+        return self.count == 1 and p.limbs > 0 and p.sides == 1 and (
+            p.rows.count == p.dst_h and p.cols.count == p.dst_w and p.form in (FLRP_LIMBS, FLRP_WINOGRAD))
+
     cdef bint is_identity(self, flrp_axis *a, int64_t source, int64_t destination):
         return a.taps == 1 and a.offsets[0] == a.start == 0 and a.step == a.stride == 1 and (
             a.count == source == destination)
@@ -459,20 +467,19 @@ cdef class Product:
             raise ValueError(f"expected {self.parts} operands, got {len(operands)}")
         for i in range(self.parts):
             fill_operand(&sources[i], operands[i], samples, self.src_size, "operand")
+        memset(&e, 0, sizeof(e))
         e.out = pointer(out, samples * self.dst_size, "out")
         if not out.flags.writeable:
             raise ValueError("out must be writeable")
         e.bias = NULL if bias is None else pointer(bias, self.dst_channels, "bias")
-        e.ratio.relevance = NULL
         if ratio is not None:
             fill_ratio(&e.ratio, ratio, samples * self.dst_size)
         if factors is not None and len(factors) != self.sides:
             raise ValueError(f"expected {self.sides} factors, got {len(factors)}")
         for i in range(self.sides):
-            e.factors[i].data = NULL
             if factors is not None:
                 fill_operand(&e.factors[i], factors[i], samples, self.dst_size, "factor")
-        e.factor_period, e.relu, e.stream, e.sign = self.dst_size, 0, 0, sign
+        e.factor_period, e.sign = self.dst_size, sign
         with nogil:
             for i in range(self.count):
                 status = flrp_product_run(self.isa, run_threads, &self.sweeps[i], samples, sources, &e)
@@ -612,7 +619,7 @@ cdef class Program:
         for i in range(2):
             self.fill_source(&s.factors[i], step.factors[i] if i < len(step.factors) else None)
             s.out[i] = step.out[i].index if i < len(step.out) else -1
-        s.relevance = -1
+        s.relevance, s.winner = -1, -1 if step.winner is None else step.winner.index
         if step.ratio is not None:
             slot, epsilon, coefficient, is_signed = step.ratio
             s.relevance = slot.index

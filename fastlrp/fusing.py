@@ -1,16 +1,19 @@
 """Steps that a program does without: ReLUs next to sum pools, which apply them to what they read and write anyway, and
-after products, which apply them to what they write."""
+after products, which apply them to what they write; max pools after products and before their relevance."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from . import _kernels
 from .steps import Step
 
 RELU = _kernels.ACTIVATIONS["relu"]
 POOL_READS = {("sum_pool", 0), ("sum_pool_backward", 1)}
+LEAST_POOLED = 1 << 19  # floats of a sample between product and pool: fewer stay in a cache anyway
 
 
 def fused(steps: Sequence[Step], external: set[int]) -> list[Step]:
@@ -25,6 +28,41 @@ def fused(steps: Sequence[Step], external: set[int]) -> list[Step]:
     gone = relus.keys() | pools.keys() | {end.out[0].index for end in ends.values()}
     kept = [step for step in steps if step.out[0].index not in gone]
     return [_ending(_gated(_reading_through(step, relus), pools), ends) for step in kept]
+
+
+def fused_pools(steps: Sequence[Step], external: set[int]) -> list[Step]:
+    """The same run, with the same bits: products on tiles and the max pools next to them go through their rows
+    together, so that what lies between never leaves the cache."""
+    alone = {i: found[0][0] for i, found in _readers(steps).items() if len(found) == 1 and i not in external}
+    products = {step.out[0].index: step for step in steps if step.op == "product"}
+    after = {i: alone[i] for i, product in products.items() if i in alone and alone[i].op == "max_pool"
+             and _joins(alone[i].window, product) and not product.ratio and not product.factors}
+    before = {step.out[0].index: step for step in steps if step.op == "max_pool_backward"
+              and _reads_relevance(alone.get(step.out[0].index), step)}
+    gone = {*after.values(), *before.values()}
+    return [_with_pool(step, after, before) for step in steps if step not in gone]
+
+
+def _reads_relevance(product: Step | None, pool: Step) -> bool:
+    return (product is not None and product.op == "product" and product.ratio is not None
+            and product.ratio[0].index == pool.out[0].index and _joins(pool.window, product))
+
+
+def _joins(window: Any, product: Step) -> bool:
+    return (product.product.takes_pools and product.out[0].sample_shape == window.in_shape
+            and math.prod(window.in_shape) >= LEAST_POOLED and window.kernel == window.stride == (2, 2)
+            and window.dilation == (1, 1) and window.padding == ((0, 0), (0, 0)))
+
+
+def _with_pool(step: Step, after: dict[int, Step], before: dict[int, Step]) -> Step:
+    if step.op == "product" and step.out[0].index in after:
+        pool = after[step.out[0].index]
+        return replace(step, out=pool.out, window=pool.window)
+    if step.op == "product" and step.ratio is not None and step.ratio[0].index in before:
+        pool = before[step.ratio[0].index]
+        g, winner = (source[0] for source in pool.sources if source is not None)
+        return replace(step, ratio=(g, *step.ratio[1:]), winner=winner, window=pool.window)
+    return step
 
 
 def _ends(inner: dict[int, Step], readers: dict[int, list[tuple[Step, int]]],

@@ -20,7 +20,7 @@ import numpy as np
 
 from . import _kernels
 from .arena import lay_out
-from .fusing import fused
+from .fusing import fused, fused_pools
 from .ops import NATIVE, Native
 from .reference import Array, Part, shifted
 from .shapes import Padding, Window
@@ -288,6 +288,8 @@ class _Twin:
 
     def _widened(self, step: Step) -> Step:
         changes: dict[str, Any] = {}
+        if step.product is not None and step.window is not None:
+            raise NotRecorded
         if step.window is not None:
             height, width, channels = step.window.in_shape
             changes["window"] = replace(step.window, in_shape=(height, width, channels * self.width))
@@ -318,6 +320,8 @@ class Program:
         self._outputs = list(outputs)
         external = {slot.index for slot in self._slots.values()}
         needed = fused(_needed(steps, outputs.values()), external)
+        if not renewable:  # products of later weights may be of other forms
+            needed = fused_pools(needed, external)
         layout = lay_out(needed, sizes, external, stretch=not renewable)
         self._compiled = _kernels.Program(needed, sizes, layout, sections=sections)
         self._products = [((step.own and step.own()) or step.again, step.bias_of)

@@ -60,6 +60,7 @@ class Step:
     own: Callable[[], Any] | None = None  # makes what does so for one program alone, in less time, or None
     bias_of: Any = None  # the layer whose bias constants[0] is
     window: Window | Geometry | None = None  # of a pool, or of the layer whose weights have the gradient
+    winner: Slot | None = None  # of a pool before a product's relevance; without it, a product's pool comes after it
     copy: Copy | None = None
     kind: int = 0
     sign: int = 0
@@ -71,3 +72,5 @@ class Step:
                 yield source[0]
         if self.ratio is not None:
             yield self.ratio[0]
+        if self.winner is not None:
+            yield self.winner

@@ -31,7 +31,7 @@ typedef struct {
     const flrp_kernels *kernels;
     const flrp_limb_kernels *limbs;
     const flrp_product *p;
-    flrp_epilogue epilogue;
+    flrp_epilogue epilogue; /* of the whole */
     int64_t samples, panels;
     flrp_planes planes;
     int ahead; /* whether source and ends of epilogues are sent for: they count beside a task's products */
@@ -40,7 +40,7 @@ typedef struct {
     int64_t line_tiles; /* tiles of a line where none goes on to the next; else 0 */
     int shares; /* tasks are shared out in so many */
     char *scratch;
-    int64_t planes_bytes, read_bytes, sums_bytes, tiles_bytes, runs_bytes; /* for each share */
+    int64_t planes_bytes, read_bytes, pooled_bytes, sums_bytes, tiles_bytes, runs_bytes; /* for each share */
 } job;
 
 static int64_t weight_bytes(const job *j) { /* of one chunk of one panel */
@@ -48,12 +48,13 @@ static int64_t weight_bytes(const job *j) { /* of one chunk of one panel */
 }
 
 /* Bytes in L2 for each position of a task: planes, the next task's source, a strip's sums and what its epilogue
- * touches. */
+ * touches, all channels of what lies between product and pool. */
 static int64_t position_bytes(const job *j, int64_t planes_bytes) {
     const flrp_epilogue *e = &j->epilogue;
     const int64_t ends = !e->stream + (e->factors[0].data != 0) + (e->ratio.relevance != 0);
+    const int64_t between = e->pool.window ? j->p->dst_c : 0;
     const int64_t ahead = j->ahead ? j->p->src_c * j->p->parts + ends * j->strip * FLRP_LIMB_OUTPUTS : 0;
-    return planes_bytes + (ahead + j->strip * FLRP_LIMB_OUTPUTS) * (int64_t)sizeof(float);
+    return planes_bytes + (ahead + between + j->strip * FLRP_LIMB_OUTPUTS) * (int64_t)sizeof(float);
 }
 
 /* Cut the product into tasks. */
@@ -66,17 +67,20 @@ static void plan_tasks(job *j) {
     j->ahead = j->panels * p->sides * p->rows.taps * p->cols.taps * flrp_limb_products(p->limbs) <= AHEAD_PRODUCTS;
     j->strip = j->panels <= WHOLE_STRIP ? j->panels : STRIP;
     const int64_t fit = flrp_max(TASK_TARGET / position_bytes(j, bytes), LEAST_POSITIONS);
+    const int apart = !j->epilogue.pool.winner_out; /* whether panels may be: a pool takes all channels */
     /* Where one block takes all, threads share out the weights if these are more to read than the source. */
-    const int by_panels = j->panels >= j->shares && j->samples * l->image <= fit &&
+    const int by_panels = apart && j->panels >= j->shares && j->samples * l->image <= fit &&
                           p->sides * j->panels * l->chunks * weight_bytes(j) > j->samples * l->image * bytes;
     const int64_t pieces = by_panels ? 1 : j->shares;
     j->block_rows = flrp_min(rows, flrp_max(1, fit / pitch - l->rows.reach));
     j->block_samples = j->block_rows < rows ? 1 : flrp_even_block(j->samples, flrp_max(1, fit / l->image), pieces);
     if (j->samples < pieces || j->block_rows < rows)
         j->block_rows = flrp_even_block(rows, j->block_rows, j->samples % pieces ? pieces : 1);
+    j->block_rows = flrp_pooled_rows(&j->epilogue, j->block_rows);
     j->sample_blocks = flrp_ceil_div(j->samples, j->block_samples);
     j->row_blocks = flrp_ceil_div(rows, j->block_rows);
-    j->panel_blocks = j->sample_blocks * j->row_blocks < j->shares || by_panels ? flrp_min(j->shares, j->panels) : 1;
+    const int few = j->sample_blocks * j->row_blocks < j->shares;
+    j->panel_blocks = apart && (few || by_panels) ? flrp_min(j->shares, j->panels) : 1;
     j->slice = flrp_max(1, SLICE_TARGET / flrp_max(1, weight_bytes(j)));
 }
 
@@ -97,7 +101,7 @@ static void plan_tiles(job *j) {
     else if (!more && !joined && pieces * j->tile_rows <= pitch) j->line_tiles = pieces;
 }
 
-/* Destination pixels side by side in one tile: which row of the sums is the first one's, and where its outputs begin. */
+/* Destination pixels side by side in one tile: which row of the sums is the first one's, where its outputs begin. */
 typedef struct {
     int64_t row, offset, pixels;
 } run;
@@ -121,6 +125,8 @@ static void plan_scratch(job *j) {
     for (int64_t part = 0; part < p->parts; part++)
         if (j->planes.operands[part].read != FLRP_PLAIN)
             j->read_bytes = aligned((p->cols.count + j->planes.cols.reach) * p->src_c * (int64_t)sizeof(float));
+    const int64_t pooled = flrp_pooled_floats(p, &j->epilogue, j->block_samples, j->block_rows);
+    j->pooled_bytes = aligned(pooled * (int64_t)sizeof(float));
     const int64_t rows = flrp_ceil_div(most_tiles(j), 2) * 2 * FLRP_LIMB_ROWS;
     j->sums_bytes = rows * j->strip * FLRP_LIMB_OUTPUTS * (int64_t)sizeof(float);
     j->tiles_bytes = aligned(most_tiles(j) * (int64_t)sizeof(int64_t));
@@ -128,14 +134,16 @@ static void plan_scratch(job *j) {
 }
 
 static int64_t share_bytes(const job *j) {
-    return j->planes_bytes + j->read_bytes + j->sums_bytes + j->tiles_bytes + j->runs_bytes;
+    return j->planes_bytes + j->read_bytes + j->pooled_bytes + j->sums_bytes + j->tiles_bytes + j->runs_bytes;
 }
 
 /* What one share works with. */
-enum { WEIGHTS, OUT, FACTOR, RELEVANCE, SOURCE, FETCHES = SOURCE + FLRP_MAX_PARTS };
+enum { WEIGHTS, OUT, FACTOR, RELEVANCE, SOURCE, POOLED = SOURCE + FLRP_MAX_PARTS, FETCHES = POOLED + 2 };
 typedef struct {
     const job *j;
     flrp_splitting source;
+    flrp_epilogue epilogue; /* of the task */
+    float *between;         /* product and pool */
     float *sums; /* of a strip: [tile][row of the tile][its outputs] */
     int64_t *tiles, tile_count; /* each tile's first position */
     run *runs;
@@ -181,16 +189,16 @@ static void list_tiles(frame *f) {
 /* In `steps` steps, what the epilogue of n channels will touch; one piece of memory where these are all. */
 static void fetch_ends(frame *f, int side, int64_t channel, int64_t n, int64_t steps) {
     const flrp_product *p = f->j->p;
-    const flrp_epilogue *e = &f->j->epilogue;
-    const float *arrays[] = {e->stream ? 0 : e->out, e->factors[side].data, e->ratio.relevance};
+    const flrp_epilogue *e = &f->epilogue;
+    const float *arrays[] = {e->stream || e->pool.winner_out ? 0 : e->out, e->factors[side].data,
+                             e->pool.winner ? 0 : e->ratio.relevance};
     const run *last = &f->runs[f->run_count - 1];
     const int64_t first = f->runs[0].offset, pixel = p->dst_c * (int64_t)sizeof(float);
     const int64_t pixels = (last->offset - first) / p->dst_c + (last->pixels - 1) * p->cols.stride + 1;
-    for (int i = 0; i < 3; i++) {
-        if (!arrays[i]) f->fetches[OUT + i] = (flrp_fetch){0};
-        else if (n == p->dst_c) f->fetches[OUT + i] = flrp_fetch_rows(arrays[i] + first, pixels * pixel, 0, 1, steps);
-        else f->fetches[OUT + i] = flrp_fetch_rows(arrays[i] + first + channel, n * (int64_t)sizeof(float), pixel, pixels, steps);
-    }
+    const int64_t row = n == p->dst_c ? pixels * pixel : n * (int64_t)sizeof(float), rows = n == p->dst_c ? 1 : pixels;
+    for (int i = 0; i < 3; i++)
+        f->fetches[OUT + i] = arrays[i] ? flrp_fetch_rows(arrays[i] + first + channel, row, pixel, rows, steps)
+                                        : (flrp_fetch){0};
 }
 
 static void finish_strip(const frame *f, int side, int64_t channel, int64_t n) {
@@ -199,7 +207,7 @@ static void finish_strip(const frame *f, int side, int64_t channel, int64_t n) {
     for (const run *r = f->runs; r < f->runs + f->run_count; r++) {
         int64_t offsets[FLRP_LIMB_ROWS];
         for (int64_t i = 0; i < r->pixels; i++) offsets[i] = r->offset + i * j->p->cols.stride * j->p->dst_c;
-        j->kernels->finish(&j->epilogue, side, (int)r->pixels, n, channel, f->sums + r->row * width, width, offsets);
+        j->kernels->finish(&f->epilogue, side, (int)r->pixels, n, channel, f->sums + r->row * width, width, offsets);
     }
 }
 
@@ -282,7 +290,8 @@ static void run_share(void *context, int64_t share, int thread) {
     char *own = j->scratch + share * share_bytes(j);
     frame f = {.j = j, .source = {.in = &j->planes, .data = (uint16_t *)own}};
     f.source.read = (float *)(own += j->planes_bytes);
-    f.sums = (float *)(own += j->read_bytes);
+    f.between = (float *)(own += j->read_bytes);
+    f.sums = (float *)(own += j->pooled_bytes);
     f.tiles = (int64_t *)(own += j->sums_bytes);
     f.runs = (run *)(own + j->tiles_bytes);
     (void)thread;
@@ -293,8 +302,14 @@ static void run_share(void *context, int64_t share, int thread) {
         flrp_split(&f.source, region_of(j, task));
         list_tiles(&f);
         const int64_t all = steps * (end - begin) * flrp_ceil_div(f.tile_count, 2);
-        if (j->ahead && task + 1 < last) flrp_fetch_source(&f.source, region_of(j, task + 1), all, f.fetches + SOURCE);
+        if (j->ahead && task + 1 < last) {
+            const flrp_region next = region_of(j, task + 1);
+            flrp_fetch_source(&f.source, next, all, f.fetches + SOURCE);
+            flrp_fetch_pooled(&j->epilogue, &next, all, f.fetches + POOLED);
+        }
+        f.epilogue = flrp_open_rows(j->kernels, j->p, &j->epilogue, &f.source.region, f.between);
         run_panels(&f, begin, end);
+        flrp_close_rows(j->kernels, j->p, &j->epilogue, &f.source.region, f.between);
     }
     j->limbs->stop();
 }
@@ -303,7 +318,7 @@ static void run_share(void *context, int64_t share, int thread) {
  * arrays are written again and again: what the caches have of them would have to leave first. */
 static int streams(const flrp_product *p, int64_t samples, const flrp_epilogue *e) {
     const int64_t size = samples * p->dst_h * p->dst_w * p->dst_c * (int64_t)sizeof(float);
-    return size >= LEAST_STREAM && p->sides == 1 && !e->factors[0].data && !e->ratio.relevance &&
+    return size >= LEAST_STREAM && p->sides == 1 && !e->pool.window && !e->factors[0].data && !e->ratio.relevance &&
            p->dst_c % (ALIGN / (int64_t)sizeof(float)) == 0 && (uintptr_t)e->out % ALIGN == 0;
 }
 

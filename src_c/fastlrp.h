@@ -31,6 +31,18 @@ typedef struct {
     int is_signed;
 } flrp_ratio;
 
+typedef struct {
+    int64_t in_h, in_w, channels, out_h, out_w;
+    int64_t kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w;
+} flrp_window;
+
+/* A max pool, its windows side by side, next to a product of one sweep and side that writes all of its outputs. */
+typedef struct {
+    const flrp_window *window; /* NULL: none */
+    const int32_t *winner;     /* the ratio's relevance is that of the pool's outputs, and these take it; or NULL and */
+    int32_t *winner_out;       /* out and this are what the pool makes of the product's outputs */
+} flrp_pooled;
+
 /* What happens to an accumulator v of output element i, channel c, in this order:
  * v += bias[c]; v = ratio(v); v *= factors[side][i]; second side: v += out[i]; out[i] = v.
  * Absent steps are skipped. */
@@ -41,6 +53,7 @@ typedef struct {
     flrp_operand factors[2]; /* one per side */
     int64_t factor_period;   /* elements of one sample, for the factors' bounds */
     int relu;                /* v = max(v, 0) at last: of one side, without quotient or factor */
+    flrp_pooled pool;        /* for tiles alone: flrp_takes_pools */
     int stream;              /* out is written past the caches: whole vectors on lines of memory; 0 for callers */
     int sign;                /* 1: no accumulator can be negative but by rounding; -1: positive; 0: any */
 } flrp_epilogue;
@@ -112,11 +125,6 @@ typedef struct {
     int form, limbs;       /* limbs: 1 to 3; 0: none */
     flrp_lane_product lanes;
 } flrp_product;
-
-typedef struct {
-    int64_t in_h, in_w, channels, out_h, out_w;
-    int64_t kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w;
-} flrp_window;
 
 /* reference.ACTIVATIONS says what each does, by the same names; `parameter` is the slope, the bound, or alpha. */
 enum {
@@ -227,7 +235,8 @@ typedef struct {
 } flrp_slot;
 
 /* in and out are slots (-1: absent), as each kernel above takes them:
- * PRODUCT: operands, factors, bias = constants[0], kind 1: a ReLU at its end; SUM_POOL: x, scale = constants[0];
+ * PRODUCT: operands, factors, bias = constants[0], kind 1: a ReLU at its end; with a window: a max pool after it, to
+ * out and winner, or, where `winner` is a slot, before its relevance; SUM_POOL: x, scale = constants[0];
  * SUM_POOL_BACKWARD: g, factor; MAX_POOL: x to out and winner (int32); MAX_POOL_BACKWARD: g, winner; MAX_POOL_SHARE:
  * g, x, y; RATIO: sums or (absent) constants[1] for every sample, bias = constants[0]; GAMMA: p, q, z to a and b, bias
  * = constants[0]; ACTIVATION: x; ACTIVATION_BACKWARD: x, g; PICK: outputs, kind 0: their value at the class, 1: one;
@@ -251,7 +260,7 @@ typedef struct {
     int op, kind;
     float parameter;
     flrp_source in[3], factors[2];
-    int out[2], relevance; /* relevance: slot of the ratio's */
+    int out[2], relevance, winner; /* relevance: slot of the ratio's */
     int sign; /* of a PRODUCT's epilogue */
     flrp_ratio ratio;
     const float *constants[4];

@@ -177,6 +177,23 @@ const flrp_limb_kernels *flrp_limb_kernels_of(int isa); /* NULL: none */
 void flrp_copy_line(const flrp_kernels *kernels, const flrp_product *p, const flrp_operand *operands, int64_t sample,
                     int64_t y, int64_t x0, int64_t width, float *dst);
 
+/* What a task takes of a product's grid: `samples` from `sample` on, `rows` from `row` on. */
+typedef struct {
+    int64_t sample, samples, row, rows;
+} flrp_region;
+
+/* Tasks next to a pool (pooled.c): floats of scratch for so many samples and rows, 0 without a pool; and the rows that
+ * tasks of about so many may have. A task's own epilogue works on its rows in the scratch; afterwards they are pooled. */
+int64_t flrp_pooled_floats(const flrp_product *p, const flrp_epilogue *e, int64_t samples, int64_t rows);
+int64_t flrp_pooled_rows(const flrp_epilogue *e, int64_t rows);
+flrp_epilogue flrp_open_rows(const flrp_kernels *kernels, const flrp_product *p, const flrp_epilogue *e,
+                             const flrp_region *r, float *scratch);
+void flrp_close_rows(const flrp_kernels *kernels, const flrp_product *p, const flrp_epilogue *e, const flrp_region *r,
+                     float *scratch);
+
+/* In `steps` steps, what flrp_open_rows will read of the next region: two pieces of memory. */
+void flrp_fetch_pooled(const flrp_epilogue *e, const flrp_region *next, int64_t steps, flrp_fetch *fetches);
+
 int flrp_depthwise_run(int isa, int threads, const flrp_product *p, int64_t samples, const flrp_operand *operands,
                        const flrp_epilogue *epilogue);
 int flrp_dense_run(int isa, int threads, const flrp_product *p, int64_t samples, const flrp_operand *operands,

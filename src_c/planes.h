@@ -28,11 +28,6 @@ typedef struct {
     int64_t *numbers;            /* what is to be freed */
 } flrp_planes;
 
-/* What a task takes of the grid: `samples` from `sample` on, `rows` from `row` on. */
-typedef struct {
-    int64_t sample, samples, row, rows;
-} flrp_region;
-
 /* The planes of one task's source after the other. */
 typedef struct {
     const flrp_planes *in;

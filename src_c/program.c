@@ -68,11 +68,17 @@ static flrp_product along(const flrp_product *p, int64_t pixels) {
     return row;
 }
 
+static flrp_pooled pool_of(const frame *f, const flrp_step *s) {
+    return (flrp_pooled){.window = s->window, .winner = s->winner < 0 ? 0 : (const int32_t *)slot(f, s->winner),
+                         .winner_out = s->out[1] < 0 ? 0 : (int32_t *)slot(f, s->out[1])};
+}
+
 static int run_product(const frame *f, const flrp_step *s, int threads) {
     const flrp_operand operands[2] = {operand(f, &s->in[0]), operand(f, &s->in[1])};
     const flrp_epilogue e = {.out = slot(f, s->out[0]), .bias = s->constants[0], .ratio = ratio(f, s),
                              .factors = {operand(f, &s->factors[0]), operand(f, &s->factors[1])},
-                             .factor_period = size_of(f, s->out[0]), .relu = s->kind, .sign = s->sign};
+                             .factor_period = size_of(f, s->out[0]), .relu = s->kind, .sign = s->sign,
+                             .pool = pool_of(f, s)};
     int status = FLRP_OK;
     for (int64_t i = 0; i < s->sweeps && status == FLRP_OK; i++) {
         const flrp_product p = f->grid ? along(&s->product[i], f->pixels) : s->product[i];

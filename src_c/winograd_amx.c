@@ -34,7 +34,7 @@ typedef struct {
     int rows;                        /* of a register: so many of Winograd's tiles */
     int shares;
     char *scratch;
-    int64_t source_bytes, planes_bytes, outputs_bytes, sums_bytes; /* for each share */
+    int64_t source_bytes, planes_bytes, outputs_bytes, sums_bytes, pooled_bytes; /* for each share */
 } job;
 
 /* A value of all tiles on its way into planes: as far as this chunk of this tile. */
@@ -47,7 +47,7 @@ typedef struct {
 /* What one share works with. */
 typedef struct {
     const job *j;
-    float *source, *outputs, *sums; /* sums: block by block */
+    float *source, *outputs, *sums, *between; /* sums: block by block; between product and pool */
     const float *pending;           /* the block's before */
     int64_t sample, row, tiles;
     splitting now, soon;
@@ -91,10 +91,11 @@ static void plan(job *j, int64_t samples) {
     j->planes_bytes = j->chunks * j->chunk_size * (int64_t)sizeof(uint16_t);
     j->outputs_bytes = 4 * tiles * j->outputs * (int64_t)sizeof(float);
     j->sums_bytes = flrp_ceil_div(tiles, 2 * j->rows) * 2 * FLRP_LIMB_ROWS * FLRP_LIMB_OUTPUTS * (int64_t)sizeof(float);
+    j->pooled_bytes = flrp_ceil_div(flrp_pooled_floats(p, j->epilogue, 1, 2 * j->block_rows), line) * FLRP_CACHE_LINE;
 }
 
 static int64_t share_bytes(const job *j) {
-    return j->source_bytes + 2 * j->planes_bytes + j->outputs_bytes + j->sums_bytes;
+    return j->source_bytes + 2 * j->planes_bytes + j->outputs_bytes + j->sums_bytes + j->pooled_bytes;
 }
 
 /* Some chunks more of a value, tile by tile. */
@@ -197,10 +198,10 @@ static void copy_source(const frame *f, int64_t rows) {
 }
 
 /* Epilogues, two pixels side by side at a time; fewer at the far edges of odd sizes. */
-static void finish(const frame *f, int side) {
+static void finish(const frame *f, const flrp_epilogue *e, int side) {
     const job *j = f->j;
     const flrp_product *p = j->p;
-    const int sign = j->epilogue->sign;
+    const int sign = e->sign;
     for (int64_t i = 0; i < f->tiles; i++) {
         const int64_t x = 2 * (i % j->tile_cols);
         for (int64_t r = 0; r < 2; r++) {
@@ -210,7 +211,7 @@ static void finish(const frame *f, int side) {
             float *pixels = f->outputs + (4 * i + 2 * r) * j->outputs;
             if (sign) /* where no exact output is of the other sign, rounding makes none either */
                 j->kernels->gather(2, j->outputs, pixels, 0, sign > 0 ? FLRP_POSITIVE : FLRP_NEGATIVE, pixels, j->outputs);
-            j->kernels->finish(j->epilogue, side, (int)cols, p->dst_c, 0, pixels, j->outputs, offsets);
+            j->kernels->finish(e, side, (int)cols, p->dst_c, 0, pixels, j->outputs, offsets);
         }
     }
 }
@@ -222,6 +223,7 @@ static void run_share(void *context, int64_t share, int thread) {
     f.outputs = (float *)(own + 2 * j->planes_bytes);
     f.sums = (float *)(own + 2 * j->planes_bytes + j->outputs_bytes);
     f.source = (float *)(own + 2 * j->planes_bytes + j->outputs_bytes + j->sums_bytes);
+    f.between = (float *)((char *)f.source + j->source_bytes);
     (void)thread;
     j->limbs->start(j->rows);
     for (int64_t block = j->blocks * share / j->shares; block < j->blocks * (share + 1) / j->shares; block++) {
@@ -230,9 +232,12 @@ static void run_share(void *context, int64_t share, int thread) {
         const int64_t rows = flrp_min(j->block_rows, j->tile_rows - f.row);
         f.tiles = rows * j->tile_cols;
         copy_source(&f, rows);
+        const flrp_region region = {f.sample, 1, 2 * f.row, flrp_min(2 * rows, j->p->dst_h - 2 * f.row)};
         for (int side = 0; side < j->p->sides; side++) {
             run_side(&f, side);
-            finish(&f, side);
+            const flrp_epilogue e = flrp_open_rows(j->kernels, j->p, j->epilogue, &region, f.between);
+            finish(&f, &e, side);
+            flrp_close_rows(j->kernels, j->p, j->epilogue, &region, f.between);
         }
     }
     j->limbs->stop();

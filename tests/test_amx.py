@@ -17,7 +17,7 @@ from cases import ISAS, LINEAR, Draw, assert_same_bits, guarded, make_layer, mix
 from test_kernels import EXACT, PRODUCTS, SINGLE, Operands, on_twin, product_operands
 
 import fastlrp
-from fastlrp import _kernels, packing
+from fastlrp import _kernels, fusing, packing, program
 from fastlrp.ops import NATIVES, Native
 
 TINY, LARGEST = np.finfo(np.float32).tiny, np.finfo(np.float32).max
@@ -408,6 +408,37 @@ def test_explanations(isa: str, composite: str) -> None:
     assert error["high"] < error["medium"] and cosine >= 0.99
     for precision in reversed(found):
         assert_same_bits(fresh.explain(X, 1, composite, precision=precision).relevance, found[precision], precision)
+
+
+@on_tiles
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("precision", NATIVES)
+def test_pools_join_products(isa: str, any_shape: str, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A max pool goes through the rows of a product's tasks with it, after its outputs and before its relevance, and
+    changes no bit: at odd sizes, for any batch and number of threads, with what an infinite input makes."""
+    found: dict[bool, list[np.ndarray]] = {True: [], False: []}
+    joined: list[int] = []
+
+    def spy(steps: Any, external: set[int]) -> Any:
+        kept = fusing.fused_pools(steps, external)
+        joined.append(len(steps) - len(kept))
+        return kept
+
+    monkeypatch.setattr(program, "fused_pools", spy)
+    x = mixed_signs(np.random.default_rng(53), 3, (43, 31, 40))
+    x[2, 5, 7, 9] = np.inf
+    for join in found:
+        monkeypatch.setattr(fusing, "LEAST_POOLED", 0 if join else 1 << 60)
+        net = with_biases(fastlrp.Network(
+            [fastlrp.Conv2d(64, 3, padding=1), fastlrp.ReLU(), fastlrp.MaxPool2d(2), fastlrp.Conv2d(33, 3),
+             fastlrp.ReLU(), fastlrp.MaxPool2d(2), fastlrp.Flatten(), fastlrp.Linear(5)], x.shape[1:]))
+        for rows, threads in ((slice(None), 1), (slice(0, 1), 3), (slice(1, 3), 2)):
+            fastlrp.set_num_threads(threads)
+            found[join] += [net.forward(x[rows], precision=precision),
+                            net.explain(x[rows], 1, "epsilon_plus", precision=precision).relevance]
+    assert {2, 4} <= set(joined[:len(joined) // 2]) and not any(joined[len(joined) // 2:])
+    for a, b in zip(found[True], found[False], strict=True):
+        assert_same_bits(a, b)
 
 
 @on_tiles

@@ -180,6 +180,24 @@ static void sum_pool_backward(const flrp_window *w, int64_t row, int64_t rows, c
 #undef BY
 }
 
+/* A whole window of 2 x 2, its lines `line` apart. */
+FLRP_INLINE void max_of_four(int64_t channels, const float *in, int64_t line, float *restrict out,
+                             int32_t *restrict winner) {
+    const float *const x[4] = {in, in + channels, in + line, in + line + channels};
+    for (int64_t c = 0; c < channels; c++) {
+        float most = x[0][c];
+        int32_t tap = 0;
+        for (int32_t i = 1; i < 4; i++) {
+            const float value = x[i][c];
+            const int wins = (value > most) | (value != value);
+            most = wins ? value : most;
+            tap = wins ? i : tap;
+        }
+        out[c] = most;
+        winner[c] = tap;
+    }
+}
+
 static void max_pool(const flrp_window *w, int64_t row, int64_t rows, const float *x, float *out, int32_t *winner) {
     const int64_t channels = w->channels;
     for (int64_t y = row; y < row + rows; y++) {
@@ -191,6 +209,11 @@ static void max_pool(const flrp_window *w, int64_t row, int64_t rows, const floa
             float *o = out + at;
             int32_t *win = winner + at;
             taps_inside(left, w->in_w, w->kernel_w, w->dilation_w, &kx0, &kx1);
+            if (w->kernel_h == 2 && w->kernel_w == 2 && w->dilation_h == 1 && w->dilation_w == 1 && ky1 - ky0 == 2 &&
+                kx1 - kx0 == 2) {
+                max_of_four(channels, x + (top * w->in_w + left) * channels, w->in_w * channels, o, win);
+                continue;
+            }
             for (int64_t c = 0; c < channels; c++) {
                 o[c] = -INFINITY;
                 win[c] = -1; /* a window wholly in the padding has no winner */
@@ -210,6 +233,12 @@ static void max_pool(const flrp_window *w, int64_t row, int64_t rows, const floa
     }
 }
 
+/* What one window gives to the pixel at one of its taps. */
+FLRP_INLINE void take_one(int64_t channels, int32_t tap, const float *restrict g, const int32_t *restrict winner,
+                          float *restrict out) {
+    for (int64_t c = 0; c < channels; c++) out[c] = winner[c] == tap ? 0 + g[c] : 0; /* as a sum: not -0 */
+}
+
 static void max_pool_backward(const flrp_window *w, int64_t row, int64_t rows, const float *g, const int32_t *winner,
                               float *out) {
     const int64_t channels = w->channels;
@@ -222,6 +251,12 @@ static void max_pool_backward(const flrp_window *w, int64_t row, int64_t rows, c
         for (int64_t x = 0; x < w->in_w; x++) {
             float *o = out + (y * w->in_w + x) * channels;
             move_on(&h, x, w->stride_w, w->pad_left, reach_w, w->out_w);
+            if (!dilated && v.first == v.last && h.first == h.last) { /* windows side by side: the common case */
+                const int64_t ky = y + w->pad_top - v.first * w->stride_h, kx = x + w->pad_left - h.first * w->stride_w;
+                const int64_t at = (v.first * w->out_w + h.first) * channels;
+                take_one(channels, (int32_t)(ky * w->kernel_w + kx), g + at, winner + at, o);
+                continue;
+            }
             for (int64_t c = 0; c < channels; c++) o[c] = 0;
             for (int64_t oy = v.first; oy <= v.last; oy++)
                 for (int64_t ox = h.first; ox <= h.last; ox++) {
