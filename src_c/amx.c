@@ -21,7 +21,7 @@
 #define SLICE_TARGET (288 << 10)  /* bytes of a panel's weights: eight chunks of 3x3 taps with two limbs */
 #define WHOLE_STRIP 4             /* panels that one epilogue takes where there are no more */
 #define STRIP 2                   /* and where there are: 256 bytes of a pixel */
-#define LEAST_STREAM (20 << 20)   /* bytes of outputs that no cache would keep until they are read */
+#define LEAST_STREAM (10 << 20)   /* bytes of outputs that no cache would keep until they are read */
 #define AHEAD (16 << 10)          /* elements that weights are sent for ahead of a block that takes all */
 #define ALIGN 64                  /* bytes: a tile's row is one cache line */
 #define TILE_SPEED 12             /* multiply-adds on tiles in the time of one on vectors, roughly */
@@ -224,12 +224,13 @@ static void run_slice(frame *f, int side, int64_t panel, int64_t chunk, const ui
     flrp_limb_block t = {.b = weights_of(j, panel, side, chunk), .taps = l->taps, .a_chunk = l->chunk_size,
                          .chunks = flrp_min(j->slice, l->chunks - chunk), .a_limb = l->plane,
                          .tap_count = j->p->rows.taps * j->p->cols.taps, .limbs = j->p->limbs, .more = chunk > 0,
-                         .finite = f->source.special && j->p->limbs > 1, .acc_row = width, .fetches = f->fetches,
-                         .fetch_count = FETCHES};
+                         .finite = f->source.special && j->p->limbs > 1, .acc_row = width};
     const uint16_t *all = weights_of(j, j->panels, (int)j->p->sides - 1, 0); /* their end */
     const int64_t left = (all - soon) * (int64_t)sizeof(uint16_t);
     f->fetches[WEIGHTS] = flrp_fetch_rows(soon, flrp_min(t.chunks * weight_bytes(j), left), 0, 1,
                                           t.chunks * t.tap_count * flrp_ceil_div(f->tile_count, 2));
+    for (int i = 0; i < FETCHES; i++)
+        if (f->fetches[i].next < f->fetches[i].end) t.fetches[t.fetch_count++] = &f->fetches[i];
     for (int64_t i = 0; i < f->tile_count; i += 2, sums += 2 * FLRP_LIMB_ROWS * width) {
         const int64_t *tiles = f->tiles + i;
         t.tiles = (int)flrp_min(2, f->tile_count - i);

@@ -124,6 +124,7 @@ typedef struct {
 #define FLRP_LIMB_ROWS 16 /* most positions in one tile; a block has two tiles, one where one is left */
 #define FLRP_LIMB_SIZE (FLRP_CHUNK * FLRP_LIMB_OUTPUTS)
 #define FLRP_MAX_PARTS 2
+#define FLRP_MAX_FETCHES 8 /* at once */
 
 /* Lines of memory to send for into L2, some in every step of a block: rows of `row` bytes, `pitch` bytes apart. */
 typedef struct {
@@ -141,7 +142,7 @@ typedef struct {
     int tiles, limbs;
     int more;   /* add to what is in acc */
     int finite; /* whether a further limb of a is limb 0 with 0 in place of NaN and infinities, as it has some */
-    flrp_fetch *fetches;
+    flrp_fetch *fetches[FLRP_MAX_FETCHES];
     int fetch_count;
     void (*aside)(void *context); /* NULL, or called once a step: other work in the shadow of the tiles */
     void *context;

@@ -252,7 +252,7 @@ LIMB_INLINE void limb_block(const int tiles, const int limbs, const int finite, 
             next_b = b + limbs * FLRP_LIMB_SIZE;
         }
         limb_step(tiles, limbs, finite, t, a, b, next_a + last, next_b);
-        for (int i = 0; i < t->fetch_count; i++) fetch_some(&t->fetches[i]);
+        for (int i = 0; i < t->fetch_count; i++) fetch_some(t->fetches[i]);
         if (t->aside) t->aside(t->context);
         tile_stay_awake();
         a = next_a, b = next_b;
