@@ -53,7 +53,7 @@ typedef struct {
     flrp_operand factors[2]; /* one per side */
     int64_t factor_period;   /* elements of one sample, for the factors' bounds */
     int relu;                /* v = max(v, 0) at last: of one side, without quotient or factor */
-    flrp_pooled pool;        /* for tiles alone: flrp_takes_pools */
+    flrp_pooled pool;        /* for tiles alone */
     int stream;              /* out is written past the caches: whole vectors on lines of memory; 0 for callers */
     int sign;                /* 1: no accumulator can be negative but by rounding; -1: positive; 0: any */
 } flrp_epilogue;

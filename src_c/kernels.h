@@ -251,6 +251,7 @@ static inline float flrp_read(float x, const float *bound, int read) {
 static inline flrp_fetch flrp_fetch_rows(const void *first, int64_t row, int64_t pitch, int64_t rows, int64_t steps) {
     const char *next = first;
     const int64_t lines = rows * flrp_ceil_div(row, FLRP_CACHE_LINE);
+    if (rows == 1) pitch = row; /* after it comes the end */
     return (flrp_fetch){.next = next, .row_end = next + row, .end = next + (rows - 1) * pitch + row, .row = row,
                         .pitch = pitch, .lines = flrp_ceil_div(lines, flrp_max(1, steps))};
 }

@@ -34,7 +34,7 @@ typedef struct {
     uint16_t *data;
     float *read; /* pixels of one operand as they are read: a line's */
     flrp_region region;
-    int special; /* whether they have NaN or infinities */
+    int special; /* whether they may have NaN or infinities */
 } flrp_splitting;
 
 /* Layout alone, without sizes of a task; FLRP_OK or FLRP_NO_MEMORY. */

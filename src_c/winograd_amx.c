@@ -4,7 +4,7 @@
  * A task copies the source rows it needs, as they are read, with zeros around the data. For each of the 16 values in
  * turn it makes planes of that value of all of its tiles and multiplies them, panel by panel, with the weights of that
  * value; the results go at once to the four outputs of every tile, which stay in L2. So each weight is read once a
- * task. In the shadow of the tiles, as in amx.c: the outputs of the block before, the next value's planes, prefetching.
+ * task. In the shadow of the tiles: the outputs of the block before, the next value's planes, prefetching.
  */
 #include <stdlib.h>
 #include <string.h>
