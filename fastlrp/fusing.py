@@ -81,6 +81,7 @@ def _readers(steps: Sequence[Step]) -> dict[int, list[tuple[Step, int]]]:
     for step in steps:
         sources = [(source[0], i) for i, source in enumerate(step.sources) if source is not None]
         others = [(source[0], -1) for source in step.factors] + ([(step.ratio[0], -1)] if step.ratio else [])
+        others += [(step.winner, -1)] if step.winner is not None else []
         for slot, at in sources + others:
             found[slot.index].append((step, at))
     return found
