@@ -64,7 +64,8 @@ static int64_t weight_bytes(const job *j) { /* of one panel of one value */
 static int64_t plan_bytes(const job *j, int64_t rows) {
     const int64_t tiles = rows * j->tile_cols, stored = flrp_stored_limbs(j->p->limbs);
     return 2 * tiles * j->chunks * stored * FLRP_CHUNK * (int64_t)sizeof(uint16_t) +
-           (4 * tiles * j->outputs + (2 * rows + 2) * j->line) * (int64_t)sizeof(float);
+           (4 * tiles * j->outputs + (2 * rows + 2) * j->line + flrp_pooled_floats(j->p, j->epilogue, 1, 2 * rows)) *
+               (int64_t)sizeof(float);
 }
 
 static void plan(job *j, int64_t samples) {
