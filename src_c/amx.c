@@ -19,6 +19,7 @@
 #define TASK_TARGET (1100 << 10)  /* bytes of a task: they stay in L2 beside two slices of weights */
 #define LEAST_POSITIONS 128       /* in a task all the same: each reads the weights once */
 #define SLICE_TARGET (288 << 10)  /* bytes of a panel's weights: eight chunks of 3x3 taps with two limbs */
+#define KEPT_WEIGHTS (576 << 10)  /* bytes of all: they stay in L2 from task to task */
 #define WHOLE_STRIP 4             /* panels that one epilogue takes where there are no more */
 #define STRIP 2                   /* and where there are: 256 bytes of a pixel */
 #define LEAST_STREAM (10 << 20)   /* bytes of outputs that no cache would keep until they are read */
@@ -35,6 +36,7 @@ typedef struct {
     int64_t samples, panels;
     flrp_planes planes;
     int ahead; /* whether source and ends of epilogues are sent for: they count beside a task's products */
+    int kept;  /* whether the weights stay in L2 */
     int64_t block_samples, block_rows, sample_blocks, row_blocks, panel_blocks, slice, strip;
     int tile_rows;
     int64_t line_tiles; /* tiles of a line where none goes on to the next; else 0 */
@@ -82,6 +84,7 @@ static void plan_tasks(job *j) {
     const int few = j->sample_blocks * j->row_blocks < j->shares;
     j->panel_blocks = apart && (few || by_panels) ? flrp_min(j->shares, j->panels) : 1;
     j->slice = flrp_max(1, SLICE_TARGET / flrp_max(1, weight_bytes(j)));
+    j->kept = p->sides * j->panels * l->chunks * weight_bytes(j) <= KEPT_WEIGHTS;
 }
 
 /* A tile takes as long with a few rows less. So there are to be as few as can be: each goes on over what lies between
@@ -101,7 +104,8 @@ static void plan_tiles(job *j) {
     else if (!more && !joined && pieces * j->tile_rows <= pitch) j->line_tiles = pieces;
 }
 
-/* Destination pixels side by side in one tile: which row of the sums is the first one's, where its outputs begin. */
+/* Destination pixels side by side in one tile: which row of the sums is the first one's, and where its outputs begin
+ * after those of the task. */
 typedef struct {
     int64_t row, offset, pixels;
 } run;
@@ -145,9 +149,11 @@ typedef struct {
     flrp_epilogue epilogue; /* of the task */
     float *between;         /* product and pool */
     float *sums; /* of a strip: [tile][row of the tile][its outputs] */
+    int64_t offset;             /* of the first pixel's outputs */
     int64_t *tiles, tile_count; /* each tile's first position */
     run *runs;
     int64_t run_count;
+    int first; /* of the share's tasks with these weights: they are not there yet */
     flrp_fetch fetches[FETCHES];
 } frame;
 
@@ -157,6 +163,11 @@ static int64_t place_of(const frame *f, int64_t i) {
     const int64_t n = f->j->line_tiles, lines = f->source.region.samples * f->source.region.rows;
     if (!n || i / n == lines / 2 * 2) return i;
     return i / n / 2 * 2 * n + i % n * 2 + i / n % 2;
+}
+
+static int64_t offset_of(const flrp_product *p, const flrp_region *r) {
+    const int64_t y = p->rows.start + r->row * p->rows.stride;
+    return ((r->sample * p->dst_h + y) * p->dst_w + p->cols.start) * p->dst_c;
 }
 
 /* From every destination pixel that no tile has yet, one goes as far as a tile has rows. */
@@ -169,8 +180,7 @@ static void list_tiles(frame *f) {
     f->tile_count = f->run_count = 0;
     for (int64_t sample = 0; sample < r->samples; sample++)
         for (int64_t row = 0; row < r->rows; row++) {
-            const int64_t y = p->rows.start + (r->row + row) * p->rows.stride;
-            const int64_t line = ((r->sample + sample) * p->dst_h + y) * p->dst_w + p->cols.start;
+            const int64_t line = (sample * p->dst_h + row * p->rows.stride) * p->dst_w;
             for (int64_t col = 0, pixels; col < cols; col += pixels) {
                 const int64_t position = sample * j->planes.image + row * j->planes.cols.pitch + col;
                 if (position >= free) {
@@ -193,11 +203,11 @@ static void fetch_ends(frame *f, int side, int64_t channel, int64_t n, int64_t s
     const float *arrays[] = {e->stream || e->pool.winner_out ? 0 : e->out, e->factors[side].data,
                              e->pool.winner ? 0 : e->ratio.relevance};
     const run *last = &f->runs[f->run_count - 1];
-    const int64_t first = f->runs[0].offset, pixel = p->dst_c * (int64_t)sizeof(float);
-    const int64_t pixels = (last->offset - first) / p->dst_c + (last->pixels - 1) * p->cols.stride + 1;
+    const int64_t pixel = p->dst_c * (int64_t)sizeof(float);
+    const int64_t pixels = last->offset / p->dst_c + (last->pixels - 1) * p->cols.stride + 1;
     const int64_t row = n == p->dst_c ? pixels * pixel : n * (int64_t)sizeof(float), rows = n == p->dst_c ? 1 : pixels;
     for (int i = 0; i < 3; i++)
-        f->fetches[OUT + i] = arrays[i] ? flrp_fetch_rows(arrays[i] + first + channel, row, pixel, rows, steps)
+        f->fetches[OUT + i] = arrays[i] ? flrp_fetch_rows(arrays[i] + f->offset + channel, row, pixel, rows, steps)
                                         : (flrp_fetch){0};
 }
 
@@ -206,7 +216,7 @@ static void finish_strip(const frame *f, int side, int64_t channel, int64_t n) {
     const int64_t width = flrp_ceil_div(n, FLRP_LIMB_OUTPUTS) * FLRP_LIMB_OUTPUTS;
     for (const run *r = f->runs; r < f->runs + f->run_count; r++) {
         int64_t offsets[FLRP_LIMB_ROWS];
-        for (int64_t i = 0; i < r->pixels; i++) offsets[i] = r->offset + i * j->p->cols.stride * j->p->dst_c;
+        for (int64_t i = 0; i < r->pixels; i++) offsets[i] = f->offset + r->offset + i * j->p->cols.stride * j->p->dst_c;
         j->kernels->finish(&f->epilogue, side, (int)r->pixels, n, channel, f->sums + r->row * width, width, offsets);
     }
 }
@@ -227,8 +237,9 @@ static void run_slice(frame *f, int side, int64_t panel, int64_t chunk, const ui
                          .finite = f->source.special && j->p->limbs > 1, .acc_row = width};
     const uint16_t *all = weights_of(j, j->panels, (int)j->p->sides - 1, 0); /* their end */
     const int64_t left = (all - soon) * (int64_t)sizeof(uint16_t);
-    f->fetches[WEIGHTS] = flrp_fetch_rows(soon, flrp_min(t.chunks * weight_bytes(j), left), 0, 1,
-                                          t.chunks * t.tap_count * flrp_ceil_div(f->tile_count, 2));
+    if (j->kept && !f->first) f->fetches[WEIGHTS] = (flrp_fetch){0};
+    else f->fetches[WEIGHTS] = flrp_fetch_rows(soon, flrp_min(t.chunks * weight_bytes(j), left), 0, 1,
+                                               t.chunks * t.tap_count * flrp_ceil_div(f->tile_count, 2));
     for (int i = 0; i < FETCHES; i++)
         if (f->fetches[i].next < f->fetches[i].end) t.fetches[t.fetch_count++] = &f->fetches[i];
     for (int64_t i = 0; i < f->tile_count; i += 2, sums += 2 * FLRP_LIMB_ROWS * width) {
@@ -300,17 +311,20 @@ static void run_share(void *context, int64_t share, int thread) {
     for (int64_t task = first; task < last; task++) {
         const int64_t piece = task / blocks, begin = j->panels * piece / j->panel_blocks;
         const int64_t end = j->panels * (piece + 1) / j->panel_blocks;
-        flrp_split(&f.source, region_of(j, task));
-        list_tiles(&f);
+        const flrp_region before = f.source.region, region = region_of(j, task);
+        flrp_split(&f.source, region);
+        if (region.samples != before.samples || region.rows != before.rows) list_tiles(&f);
+        f.offset = offset_of(j->p, &region);
+        f.first = task == first || task % blocks == 0;
         const int64_t all = steps * (end - begin) * flrp_ceil_div(f.tile_count, 2);
         if (j->ahead && task + 1 < last) {
             const flrp_region next = region_of(j, task + 1);
             flrp_fetch_source(&f.source, next, all, f.fetches + SOURCE);
             flrp_fetch_pooled(&j->epilogue, &next, all, f.fetches + POOLED);
         }
-        f.epilogue = flrp_open_rows(j->kernels, j->p, &j->epilogue, &f.source.region, f.between);
+        f.epilogue = flrp_open_rows(j->kernels, j->p, &j->epilogue, &region, f.between);
         run_panels(&f, begin, end);
-        flrp_close_rows(j->kernels, j->p, &j->epilogue, &f.source.region, f.between);
+        flrp_close_rows(j->kernels, j->p, &j->epilogue, &region, f.between);
     }
     j->limbs->stop();
 }
