@@ -23,7 +23,8 @@
 #include <unistd.h>
 
 #define MOST_WORKERS 7   /* telling each takes some microseconds: with more, longer than a short region */
-#define STILL_AWAKE 3e-6 /* seconds after a region: its workers still spin, where they are */
+#define STILL_AWAKE 3e-6 /* seconds after a region that its workers spin, where they are, whatever the settings */
+#define SPIN 25e-9       /* seconds of a spin, at least half as long as one takes */
 
 typedef struct {
     pid_t id, came;       /* the thread that was this worker last, and the one that is in this region; 0: none */
@@ -41,13 +42,15 @@ struct flrp_team {
 
 static _Thread_local flrp_team own_team; /* of the thread that begins regions, as OpenMP's workers are */
 static int is_guest;
+static double still_awake = STILL_AWAKE;
 
 void flrp_init_apart(void) {
     unsigned a, b, c, d, name[3];
-    const char *asked = getenv("FASTLRP_KEEP_APART");
+    const char *asked = getenv("FASTLRP_KEEP_APART"), *spins = getenv("GOMP_SPINCOUNT");
     if ((asked && !strcmp(asked, "0")) || !__get_cpuid(1, &a, &b, &c, &d) || !(c >> 31)) return;
     __cpuid(0x40000000, a, name[0], name[1], name[2]);
     is_guest = !memcmp(name, "KVMKVMKVM\0\0", sizeof name);
+    if (spins && SPIN * strtod(spins, 0) > STILL_AWAKE) still_awake = SPIN * strtod(spins, 0);
 }
 
 static double seconds(void) {
@@ -84,7 +87,7 @@ flrp_team *flrp_keep_apart(int threads) {
     if (!is_guest) return 0;
     team->here = sched_getcpu();
     team->told = threads <= MOST_WORKERS + 1 && team->here >= 0 && team->here < CPU_SETSIZE &&
-                 seconds() - team->left > STILL_AWAKE;
+                 seconds() - team->left > still_awake;
     for (int i = 1; i < threads && team->told; i++) tell(&team->workers[i - 1], team->here, threads - 1);
     return team;
 }

@@ -8,6 +8,7 @@
 #define SAMPLES 64 /* of a task: their sums stay in L2 */
 #define COLUMNS 2048 /* of a task forward: long runs of every row of weights, which come from memory */
 #define ROWS 48 /* of a task backward */
+#define LEAST_SAMPLES 4 /* to read the weights takes as long as their multiply-adds for so many */
 
 typedef struct {
     const flrp_kernels *kernels;
@@ -61,7 +62,7 @@ static void read_sources(job *j, float *copy) {
 int flrp_dense_run(int isa, int threads, const flrp_product *p, int64_t samples, const flrp_operand *operands,
                    const flrp_epilogue *epilogue) {
     job j = {.kernels = flrp_kernels_of(isa), .p = p, .operands = operands, .epilogue = epilogue, .samples = samples};
-    const double work = (double)samples * p->src_c * p->dst_c * p->parts * p->sides;
+    const double work = (double)flrp_max(samples, LEAST_SAMPLES) * p->src_c * p->dst_c * p->parts * p->sides;
     int64_t copies = 0;
     for (int64_t part = 0; part < p->parts; part++) copies += operands[part].read != FLRP_PLAIN;
     threads = flrp_threads_for(threads, p->dst_c, work);
