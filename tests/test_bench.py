@@ -73,6 +73,20 @@ def test_what_the_first_call_prepares_does_not_count() -> None:
     assert len(made) > 4
 
 
+def test_the_first_call_after_a_rest_does_not_count() -> None:
+    """A processor that slept wakes in it; nor does it decide how many calls make a measurement."""
+    made, ends = [], [0.0]
+
+    def call() -> None:
+        made.append(1)
+        if time.perf_counter() - ends[0] > 0.01:
+            time.sleep(0.02)
+        ends[0] = time.perf_counter()
+
+    times = bench.interleaved({"call": call}, 3, shortest=0.05, pause=0.03)
+    assert times["call"].median < 0.001 and len(made) > 200
+
+
 def test_long_calls_are_measured_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
     """Once to warm up, then FEW times, whatever was asked for."""
     made = []
