@@ -74,10 +74,10 @@ def interleaved(calls: Mapping[Name, Callable[[], Any]], runs: int = 7, *, short
                 label: str = "") -> dict[Name, Timing]:
     """Time several calls in turn, A B A B ..., so that a drifting machine treats them alike.
 
-    Every call is made twice to warm up, once if that takes LONG. A measurement is `pause` seconds of rest, a call that
-    is not counted if calls are short, since the first one after a rest may take 30 times as long as the others, and
-    calls for `shortest` seconds; there are `runs` of each, or FEW where they take long. Over two seconds, a progress
-    bar.
+    Every call is made twice to warm up, once if that takes LONG, and until it is known how many make a measurement: as
+    many as take `shortest` seconds, after `pause` seconds of rest. If that is more than one, one before them is not
+    counted: the first after a rest may take 30 times as long as the others. There are `runs` measurements of each, or
+    FEW where they take long. Over two seconds, a progress bar.
     """
     with tqdm(total=(runs + 1) * len(calls), desc=label, unit="run", leave=False, delay=2) as bar:
         def timed(call: Callable[[], Any], count: int) -> float:

@@ -74,7 +74,7 @@ def test_what_the_first_call_prepares_does_not_count() -> None:
 
 
 def test_the_first_call_after_a_rest_does_not_count() -> None:
-    """A processor that slept wakes in it; nor does it decide how many calls make a measurement."""
+    """A processor that slept wakes in it; nor does it decide how many calls make a measurement, if it is shorter."""
     made, ends = [], [0.0]
 
     def call() -> None:
