@@ -147,9 +147,9 @@ typedef struct {
     const job *j;
     flrp_splitting source;
     flrp_epilogue epilogue; /* of the task */
-    float *between;         /* product and pool */
-    float *sums; /* of a strip: [tile][row of the tile][its outputs] */
-    int64_t offset;             /* of the first pixel's outputs */
+    float *between;         /* what lies between product and pool */
+    float *sums;            /* of a strip: [tile][row of the tile][its outputs] */
+    int64_t offset;         /* of the first pixel's outputs */
     int64_t *tiles, tile_count; /* each tile's first position */
     run *runs;
     int64_t run_count;
@@ -313,6 +313,7 @@ static void run_share(void *context, int64_t share, int thread) {
         const int64_t end = j->panels * (piece + 1) / j->panel_blocks;
         const flrp_region before = f.source.region, region = region_of(j, task);
         flrp_split(&f.source, region);
+        /* No region comes before the first one: 0 samples. */
         if (region.samples != before.samples || region.rows != before.rows) list_tiles(&f);
         f.offset = offset_of(j->p, &region);
         f.first = task == first || task % blocks == 0;

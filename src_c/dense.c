@@ -8,7 +8,7 @@
 #define SAMPLES 64 /* of a task: their sums stay in L2 */
 #define COLUMNS 2048 /* of a task forward: long runs of every row of weights, which come from memory */
 #define ROWS 48 /* of a task backward */
-#define LEAST_SAMPLES 4 /* to read the weights takes as long as their multiply-adds for so many */
+#define LEAST_SAMPLES 4 /* that work counts: reading the weights takes as long as their multiply-adds for so many */
 
 typedef struct {
     const flrp_kernels *kernels;
