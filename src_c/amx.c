@@ -214,9 +214,10 @@ static void fetch_ends(frame *f, int side, int64_t channel, int64_t n, int64_t s
 static void finish_strip(const frame *f, int side, int64_t channel, int64_t n) {
     const job *j = f->j;
     const int64_t width = flrp_ceil_div(n, FLRP_LIMB_OUTPUTS) * FLRP_LIMB_OUTPUTS;
+    const int64_t pixel = j->p->cols.stride * j->p->dst_c;
     for (const run *r = f->runs; r < f->runs + f->run_count; r++) {
         int64_t offsets[FLRP_LIMB_ROWS];
-        for (int64_t i = 0; i < r->pixels; i++) offsets[i] = f->offset + r->offset + i * j->p->cols.stride * j->p->dst_c;
+        for (int64_t i = 0; i < r->pixels; i++) offsets[i] = f->offset + r->offset + i * pixel;
         j->kernels->finish(&f->epilogue, side, (int)r->pixels, n, channel, f->sums + r->row * width, width, offsets);
     }
 }

@@ -222,7 +222,7 @@ TILE_MUTANTS = [
            "FLRP_LIMB_ROWS * FLRP_CHUNK"),
     Mutant("tiles, their list", "src_c/amx.c", "region.samples != before.samples || region.rows != before.rows",
            "task == first"),
-    Mutant("tiles, where a task begins", "src_c/amx.c", "f->offset + r->offset + i * j", "r->offset + i * j"),
+    Mutant("tiles, where a task begins", "src_c/amx.c", "f->offset + r->offset + i", "r->offset + i"),
     Mutant("tiles, rows", "src_c/amx.c", "free = position + j->tile_rows;", "free = position + FLRP_LIMB_ROWS;"),
     Mutant("tiles, places", "src_c/amx.c", "i / n / 2 * 2 * n + i % n * 2 + i / n % 2",
            "i / n / 2 * 2 * n + i % n * 2"),
