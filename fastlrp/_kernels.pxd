@@ -73,6 +73,7 @@ cdef extern from "fastlrp.h" nogil:
                              int64_t samples, const float *x, const float *g, int room, float *out)
     int64_t flrp_gradient_chunk(const flrp_window *w, int64_t groups, int64_t outputs)
     int FLRP_SECTION
+    int FLRP_BLOCK_WEIGHTS
     void flrp_winograd_weights(int64_t sums, int64_t taps, int64_t n, const double *factors, const float *weights,
                                float *values)
     void flrp_take(int64_t n, const int32_t *places, const float *values, float *out)
@@ -145,7 +146,7 @@ cdef extern from "fastlrp.h" nogil:
         int sums_up
         int64_t section, sum_floats
         int64_t arena
-        double work
+        double work, weights
         int64_t width
         const flrp_program *lanes
     int flrp_program_threads(const flrp_program *p, int threads, int64_t samples)

@@ -420,8 +420,7 @@ cdef class Product:
         for i in range(self.count):
             p = &self.sweeps[i]
             form = FORMS_WITH_TWINS.get(p.form)
-            if form is None or p.limbs or p.groups > 1 or (
-                    p.sides * p.rows.taps * p.cols.taps * p.parts * p.src_c * p.dst_c > MOST_WEIGHTS):
+            if form is None or p.limbs or p.groups > 1:
                 return None
             if form == "winograd":
                 twin.fill_lanes(&twin.sweeps[i], p.form, packing.winograd_lanes(packed[i], p.dst_c, width))
@@ -492,20 +491,20 @@ cdef class Product:
         return out
 
 
-MOST_WEIGHTS = 1 << 19  # of a product for samples side by side: more would not stay in the cache from block to block
 FORMS_WITH_TWINS = {FLRP_WIDE: "wide", FLRP_LISTS: "lists", FLRP_NARROW: "narrow", FLRP_SCATTER: "scatter",
                     FLRP_DENSE: "dense", FLRP_WINOGRAD: "winograd"}
 
 
-cdef double product_work(Product product):
-    """Multiply-adds of one sample."""
-    cdef double work = 0
+cdef int add_product(flrp_program *program, Product product):
+    """Its multiply-adds of one sample and its weights, to those of the program."""
+    cdef double weights
     cdef flrp_product *p
     for i in range(product.count):
         p = &product.sweeps[i]
-        work += <double>p.rows.count * p.cols.count * p.rows.taps * p.cols.taps * p.src_c * p.parts * p.sides \
-            * p.dst_c / p.groups * (p.lanes.width if p.form == FLRP_LANES else 1)
-    return work
+        weights = <double>p.rows.taps * p.cols.taps * p.src_c * p.parts * p.sides * p.dst_c / p.groups
+        program.weights += weights
+        program.work += weights * p.rows.count * p.cols.count * (p.lanes.width if p.form == FLRP_LANES else 1)
+    return 0
 
 
 STEPS = {"product": FLRP_STEP_PRODUCT, "sum_pool": FLRP_STEP_SUM_POOL,
@@ -568,6 +567,10 @@ cdef class Program:
             raise ValueError("the twin was made for another instruction set")
         self.twin = twin
         self.p.lanes = &twin.p
+
+    def stays_in_cache(self):
+        """Whether its weights do, from one block of samples to the next."""
+        return self.p.weights <= FLRP_BLOCK_WEIGHTS
 
     def threads(self, Py_ssize_t samples):
         """Threads that are worth waking for so many samples."""
@@ -639,7 +642,7 @@ cdef class Program:
                 raise ValueError("the instruction set was changed while a program was recorded")
             s.product, s.sweeps = (<Product>step.product).sweeps, (<Product>step.product).count
             self.products.append(weakref.ref(step.product))
-            self.p.work += product_work(step.product)
+            add_product(&self.p, step.product)
         if s.op in (FLRP_STEP_WEIGHT_GRADIENT, FLRP_STEP_CHANNEL_SUM):
             self.p.sums_up = 1
             self.sums.add(s.out[0])

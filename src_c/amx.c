@@ -22,8 +22,8 @@
 #define KEPT_WEIGHTS (576 << 10)  /* bytes of all: they stay in L2 from task to task */
 #define WHOLE_STRIP 4             /* panels that one epilogue takes where there are no more */
 #define STRIP 2                   /* and where there are: 256 bytes of a pixel */
+#define READ_ONCE_STRIP 16        /* where weights go by: each slice of the source meets so many of them */
 #define LEAST_STREAM (10 << 20)   /* bytes of outputs that no cache would keep until they are read */
-#define AHEAD (16 << 10)          /* elements that weights are sent for ahead of a block that takes all */
 #define ALIGN 64                  /* bytes: a tile's row is one cache line */
 #define TILE_SPEED 12             /* multiply-adds on tiles in the time of one on vectors, roughly */
 #define AHEAD_PRODUCTS 120        /* of a block and a chunk: what they read counts beside so few */
@@ -59,6 +59,11 @@ static int64_t position_bytes(const job *j, int64_t planes_bytes) {
     return planes_bytes + (ahead + between + j->strip * FLRP_LIMB_OUTPUTS) * (int64_t)sizeof(float);
 }
 
+/* One block takes all: the weights go by, as fast as they come from memory without being sent for. */
+static int read_once(const job *j) {
+    return j->samples * j->p->rows.count * j->p->cols.count <= 2 * FLRP_LIMB_ROWS;
+}
+
 /* Cut the product into tasks. */
 static void plan_tasks(job *j) {
     const flrp_product *p = j->p;
@@ -67,7 +72,7 @@ static void plan_tasks(job *j) {
     const int64_t planes = flrp_max(1, l->chunks * flrp_planes_count(l) * p->limbs);
     const int64_t bytes = planes * FLRP_CHUNK * (int64_t)sizeof(uint16_t);
     j->ahead = j->panels * p->sides * p->rows.taps * p->cols.taps * flrp_limb_products(p->limbs) <= AHEAD_PRODUCTS;
-    j->strip = j->panels <= WHOLE_STRIP ? j->panels : STRIP;
+    j->strip = j->panels <= WHOLE_STRIP ? j->panels : read_once(j) ? READ_ONCE_STRIP : STRIP;
     const int64_t fit = flrp_max(TASK_TARGET / position_bytes(j, bytes), LEAST_POSITIONS);
     const int apart = !j->epilogue.pool.winner_out; /* whether panels may be: a pool takes all channels */
     /* Where one block takes all, threads share out the weights if these are more to read than the source. */
@@ -117,9 +122,6 @@ static int64_t most_tiles(const job *j) { /* of a task: they are as far apart as
 static int64_t most_runs(const job *j) { /* a line may begin in the tile of the line before */
     return most_tiles(j) + j->block_samples * j->block_rows;
 }
-
-/* One block takes all: the weights go by. */
-static int read_once(const job *j) { return most_tiles(j) <= 2; }
 
 static int64_t aligned(int64_t bytes) { return flrp_ceil_div(bytes, ALIGN) * ALIGN; }
 
@@ -238,7 +240,7 @@ static void run_slice(frame *f, int side, int64_t panel, int64_t chunk, const ui
                          .finite = f->source.special && j->p->limbs > 1, .acc_row = width};
     const uint16_t *all = weights_of(j, j->panels, (int)j->p->sides - 1, 0); /* their end */
     const int64_t left = (all - soon) * (int64_t)sizeof(uint16_t);
-    if (j->kept && !f->first) f->fetches[WEIGHTS] = (flrp_fetch){0};
+    if (read_once(j) || (j->kept && !f->first)) f->fetches[WEIGHTS] = (flrp_fetch){0};
     else f->fetches[WEIGHTS] = flrp_fetch_rows(soon, flrp_min(t.chunks * weight_bytes(j), left), 0, 1,
                                                t.chunks * t.tap_count * flrp_ceil_div(f->tile_count, 2));
     for (int i = 0; i < FETCHES; i++)
@@ -259,18 +261,16 @@ static void run_strip(frame *f, int side, int64_t first, int64_t last, const uin
     const int64_t width = (last - first) * FLRP_LIMB_OUTPUTS, n = flrp_min(width, j->p->dst_c - channel);
     const int64_t steps = j->p->rows.taps * j->p->cols.taps * chunks * flrp_ceil_div(f->tile_count, 2);
     if (j->ahead) fetch_ends(f, side, channel, n, steps * (last - first));
-    for (int64_t panel = first; panel < last; panel++) {
-        float *sums = f->sums + (panel - first) * FLRP_LIMB_OUTPUTS;
-        int64_t chunk = 0;
-        do { /* without channels there are sums all the same */
-            const int64_t after = chunk + j->slice;
-            const uint16_t *soon = after < chunks ? weights_of(j, panel, side, after)
-                                   : panel + 1 < last ? weights_of(j, panel + 1, side, 0) : next;
-            if (read_once(j)) soon = weights_of(j, panel, side, chunk) + AHEAD;
-            run_slice(f, side, panel, chunk, soon, sums, width);
-            chunk = after;
-        } while (chunk < chunks);
-    }
+    int64_t chunk = 0;
+    do { /* without channels there are sums all the same */
+        const int64_t after = chunk + j->slice;
+        for (int64_t panel = first; panel < last; panel++) {
+            const uint16_t *soon = panel + 1 < last ? weights_of(j, panel + 1, side, chunk)
+                                   : after < chunks ? weights_of(j, first, side, after) : next;
+            run_slice(f, side, panel, chunk, soon, f->sums + (panel - first) * FLRP_LIMB_OUTPUTS, width);
+        }
+        chunk = after;
+    } while (chunk < chunks);
     finish_strip(f, side, channel, n);
 }
 

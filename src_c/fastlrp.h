@@ -277,6 +277,8 @@ typedef struct {
     int64_t pixels, floats; /* of a sample; of scratch for one pixel */
 } flrp_stretch;
 
+#define FLRP_BLOCK_WEIGHTS (1 << 18) /* floats of all products: more would not stay in L2 from block to block */
+
 typedef struct flrp_program {
     const flrp_step *steps;
     const flrp_slot *slots;
@@ -285,7 +287,7 @@ typedef struct flrp_program {
     int sums_up;          /* over samples: all of them must go through the steps together, unless by sections */
     int64_t section, sum_floats; /* samples of one, 0: none; floats of its sums */
     int64_t arena;        /* floats for one sample */
-    double work;          /* multiply-adds for one sample */
+    double work, weights; /* multiply-adds for one sample; all of its products' weights */
     int64_t width;        /* samples that lie side by side and are one to these steps; 1: none */
     /* The same run for samples side by side, with the same bits, and its own `lanes` for fewer of them; NULL: none. */
     const struct flrp_program *lanes;

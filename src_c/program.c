@@ -1,7 +1,8 @@
 /* Programs: the steps of a forward pass and an explanation, recorded once, run over a whole batch by one call.
  *
  * Small samples are shared out among the threads: each takes a few samples through every step, so that nothing
- * leaves its L2 cache and no thread waits for another. Large samples go through step by step, all threads on each.
+ * leaves its L2 cache and no thread waits for another. Large samples, and those of programs whose weights would not
+ * stay in L2 from block to block, go through step by step, all threads on each.
  * Kernels give the same bits for any block of samples and any number of threads, so both ways do.
  * Sums over samples are made section by section where a program has sections, and added up in order.
  * Where a program has a twin for samples side by side (lanes.c), it takes the blocks that are full, while all their
@@ -305,7 +306,8 @@ int64_t flrp_program_plan(const flrp_program *p, int threads, int64_t samples, i
     const flrp_program *twin = p->lanes;
     while (twin && samples / twin->width < threads) twin = twin->lanes;
     if (twin) *block = twin->width;
-    else if (p->stretch_count || bytes > MOST_SHARED_BYTES || samples < 2) threads = 1;
+    else if (p->stretch_count || bytes > MOST_SHARED_BYTES || p->weights > FLRP_BLOCK_WEIGHTS || samples < 2)
+        threads = 1;
     else {
         const int64_t pieces = threads > 1 ? BLOCKS_PER_THREAD * threads : 1;
         *block = flrp_max(1, flrp_min(SHARED_BYTES / bytes, flrp_ceil_div(samples, pieces)));
