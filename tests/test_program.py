@@ -120,6 +120,20 @@ def test_samples_beside_one_that_is_not_finite(value: float, isa: str) -> None:
         assert_same_bits(whole[i:i + 1], net.explain(x[i:i + 1], composite="epsilon_alpha2_beta1").relevance)
 
 
+@pytest.mark.parametrize(("width", "beside"), [(100, True), (500, False)])
+def test_many_weights_go_step_by_step(width: int, beside: bool, threads: None) -> None:
+    """Samples lie side by side where the weights stay in the cache; either way they get the bits they get alone."""
+    net = fastlrp.Network([fastlrp.Linear(width), fastlrp.ReLU(), fastlrp.Linear(5)], (300,))
+    x = np.random.default_rng(2).standard_normal((4 * _kernels.lanes() + 3, 300), np.float32)
+    for count in (1, 3):
+        fastlrp.set_num_threads(count)
+        whole = net.explain(x, composite="epsilon_alpha2_beta1").relevance
+        for i in (0, len(x) // 2, len(x) - 1):
+            assert_same_bits(whole[i:i + 1], net.explain(x[i:i + 1], composite="epsilon_alpha2_beta1").relevance)
+    (kept,) = net._programs.values()
+    assert (kept._compiled.twin is not None) == kept._compiled.stays_in_cache() == beside
+
+
 def test_large_samples_go_step_by_step(threads: None) -> None:
     """All threads on one sample, with the same bits as one thread and one sample at a time."""
     net = fastlrp.Network([fastlrp.Conv2d(24, 3, padding=1), fastlrp.ReLU(), fastlrp.MaxPool2d(2),
