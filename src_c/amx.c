@@ -8,8 +8,8 @@
  *
  * A task's source, sums and epilogue take turns, all in L2: work on vectors in the shadow of the tiles was tried, and
  * its bookkeeping cost what it hid. What the tiles hide is memory: in every step some lines are sent for that the next
- * slice, this strip's epilogue and the next task need. Epilogues take strips of panels, long pieces of memory; all
- * channels where these are few.
+ * slice, this strip's epilogue and the next task need, but no weights that are read once or stay in L2. Epilogues take
+ * strips of panels, long pieces of memory; all channels where these are few.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -59,7 +59,7 @@ static int64_t position_bytes(const job *j, int64_t planes_bytes) {
     return planes_bytes + (ahead + between + j->strip * FLRP_LIMB_OUTPUTS) * (int64_t)sizeof(float);
 }
 
-/* One block takes all: the weights go by, as fast as they come from memory without being sent for. */
+/* One block takes all, as a rule: the weights go by, as fast as they come from memory without being sent for. */
 static int read_once(const job *j) {
     return j->samples * j->p->rows.count * j->p->cols.count <= 2 * FLRP_LIMB_ROWS;
 }
@@ -72,7 +72,7 @@ static void plan_tasks(job *j) {
     const int64_t planes = flrp_max(1, l->chunks * flrp_planes_count(l) * p->limbs);
     const int64_t bytes = planes * FLRP_CHUNK * (int64_t)sizeof(uint16_t);
     j->ahead = j->panels * p->sides * p->rows.taps * p->cols.taps * flrp_limb_products(p->limbs) <= AHEAD_PRODUCTS;
-    j->strip = j->panels <= WHOLE_STRIP ? j->panels : read_once(j) ? READ_ONCE_STRIP : STRIP;
+    j->strip = j->panels <= WHOLE_STRIP ? j->panels : read_once(j) ? flrp_min(j->panels, READ_ONCE_STRIP) : STRIP;
     const int64_t fit = flrp_max(TASK_TARGET / position_bytes(j, bytes), LEAST_POSITIONS);
     const int apart = !j->epilogue.pool.winner_out; /* whether panels may be: a pool takes all channels */
     /* Where one block takes all, threads share out the weights if these are more to read than the source. */
@@ -229,7 +229,7 @@ static const uint16_t *weights_of(const job *j, int64_t panel, int side, int64_t
     return j->p->bf16 + ((side * j->panels + panel) * chunks + chunk) * size;
 }
 
-/* The task times one slice of the reduction of one panel of one side; `soon`: the weights to send for meanwhile. */
+/* The task times one slice of the reduction of one panel of one side; `soon`: weights to send for meanwhile, if any. */
 static void run_slice(frame *f, int side, int64_t panel, int64_t chunk, const uint16_t *soon, float *sums,
                       int64_t width) {
     const job *j = f->j;

@@ -277,7 +277,7 @@ typedef struct {
     int64_t pixels, floats; /* of a sample; of scratch for one pixel */
 } flrp_stretch;
 
-#define FLRP_BLOCK_WEIGHTS (1 << 18) /* floats of all products: more would not stay in L2 from block to block */
+#define FLRP_BLOCK_WEIGHTS (1 << 18) /* of all products, each counted: more would not stay in L2 between blocks */
 
 typedef struct flrp_program {
     const flrp_step *steps;

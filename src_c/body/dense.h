@@ -8,7 +8,7 @@
 #define DENSE_VECTORS 2
 #define DOT_SAMPLES 2
 #endif
-#define ROW_SAMPLES 4 /* of a block of them whose factors stay in registers */
+#define ROW_SAMPLES 4   /* at most, whose factors stay in registers, of a few rows */
 
 FLRP_INLINE vf read_weight(const float *w, const int64_t n, const int read) {
     const vf v = load_some(w, n);
@@ -225,19 +225,19 @@ FLRP_INLINE void add_all_dots(const int rows, const int read, int64_t samples, i
 
 FLRP_INLINE void dense_backward_with(const int read, int64_t samples, int64_t outputs, const float *g, const float *w,
                                      int64_t rows, float *out, int64_t out_stride) {
-#define ROWS(rows) add_all_dots(rows, read, samples, outputs, g, w + r * outputs, out + r, out_stride)
+#define DOTS_OF(rows) add_all_dots(rows, read, samples, outputs, g, w + r * outputs, out + r, out_stride)
     for (int64_t r = 0, size; r < rows; r += size) {
         size = flrp_ceil_div(rows - r, flrp_ceil_div(rows - r, 6));
         switch (size) {
-        case 6: ROWS(6); break;
-        case 5: ROWS(5); break;
-        case 4: ROWS(4); break;
-        case 3: ROWS(3); break;
-        case 2: ROWS(2); break;
-        default: ROWS(1);
+        case 6: DOTS_OF(6); break;
+        case 5: DOTS_OF(5); break;
+        case 4: DOTS_OF(4); break;
+        case 3: DOTS_OF(3); break;
+        case 2: DOTS_OF(2); break;
+        default: DOTS_OF(1);
         }
     }
-#undef ROWS
+#undef DOTS_OF
 }
 
 static void dense_forward(int read, int64_t samples, int64_t inputs, const float *x, int64_t x_stride, const float *w,
