@@ -73,7 +73,6 @@ cdef extern from "fastlrp.h" nogil:
                              int64_t samples, const float *x, const float *g, int room, float *out)
     int64_t flrp_gradient_chunk(const flrp_window *w, int64_t groups, int64_t outputs)
     int FLRP_SECTION
-    int FLRP_BLOCK_WEIGHTS
     void flrp_winograd_weights(int64_t sums, int64_t taps, int64_t n, const double *factors, const float *weights,
                                float *values)
     void flrp_take(int64_t n, const int32_t *places, const float *values, float *out)

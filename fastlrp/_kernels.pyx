@@ -420,7 +420,8 @@ cdef class Product:
         for i in range(self.count):
             p = &self.sweeps[i]
             form = FORMS_WITH_TWINS.get(p.form)
-            if form is None or p.limbs or p.groups > 1:
+            if form is None or p.limbs or p.groups > 1 or (
+                    p.sides * p.rows.taps * p.cols.taps * p.parts * p.src_c * p.dst_c > MOST_WEIGHTS):
                 return None
             if form == "winograd":
                 twin.fill_lanes(&twin.sweeps[i], p.form, packing.winograd_lanes(packed[i], p.dst_c, width))
@@ -491,6 +492,7 @@ cdef class Product:
         return out
 
 
+MOST_WEIGHTS = 1 << 19  # of a product for samples side by side: more would not stay in the cache from block to block
 FORMS_WITH_TWINS = {FLRP_WIDE: "wide", FLRP_LISTS: "lists", FLRP_NARROW: "narrow", FLRP_SCATTER: "scatter",
                     FLRP_DENSE: "dense", FLRP_WINOGRAD: "winograd"}
 
@@ -567,10 +569,6 @@ cdef class Program:
             raise ValueError("the twin was made for another instruction set")
         self.twin = twin
         self.p.lanes = &twin.p
-
-    def stays_in_cache(self):
-        """Whether its weights do, from one block of samples to the next."""
-        return self.p.weights <= FLRP_BLOCK_WEIGHTS
 
     def threads(self, Py_ssize_t samples):
         """Threads that are worth waking for so many samples."""

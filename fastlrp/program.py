@@ -327,8 +327,7 @@ class Program:
         self._products = [((step.own and step.own()) or step.again, step.bias_of)
                           for step in needed if renewable and step.again is not None]
         self._lanes, self._isa, self._renewable = _kernels.lanes(), _kernels.get_isa(), renewable
-        fits = (4 * layout.arena * self._lanes <= MOST_BYTES_SIDE_BY_SIDE and self._compiled.stays_in_cache()
-                and not SUMS & {step.op for step in needed})
+        fits = 4 * layout.arena * self._lanes <= MOST_BYTES_SIDE_BY_SIDE and not SUMS & {step.op for step in needed}
         self._twin_of: Any = ([_weak(step, renewable) for step in needed], sizes, external) if fits else None
         self._twins: dict[int, tuple[_Twin, _kernels.Program] | None] = {}  # by width; None: it would be too large
         self._adding = threading.Lock()

@@ -277,8 +277,6 @@ typedef struct {
     int64_t pixels, floats; /* of a sample; of scratch for one pixel */
 } flrp_stretch;
 
-#define FLRP_BLOCK_WEIGHTS (1 << 18) /* of all products, each counted: more would not stay in L2 between blocks */
-
 typedef struct flrp_program {
     const flrp_step *steps;
     const flrp_slot *slots;

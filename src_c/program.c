@@ -1,8 +1,8 @@
 /* Programs: the steps of a forward pass and an explanation, recorded once, run over a whole batch by one call.
  *
  * Small samples are shared out among the threads: each takes a few samples through every step, so that nothing
- * leaves its L2 cache and no thread waits for another. Large samples, and those of programs whose weights would not
- * stay in L2 from block to block, go through step by step, all threads on each.
+ * leaves its L2 cache and no thread waits for another. Large samples, and too few to lie side by side where the weights
+ * would not stay in L2 from block to block, go through step by step, all threads on each.
  * Kernels give the same bits for any block of samples and any number of threads, so both ways do.
  * Sums over samples are made section by section where a program has sections, and added up in order.
  * Where a program has a twin for samples side by side (lanes.c), it takes the blocks that are full, while all their
@@ -277,6 +277,7 @@ static void add_sections(const job *j) {
 
 #define SHARED_BYTES (512 * 1024)   /* of one thread's block: half of a common L2 cache */
 #define MOST_SHARED_BYTES (1 << 20) /* of one sample: larger ones go step by step */
+#define MOST_SHARED_WEIGHTS (1 << 18) /* of all products, each counted: more would not stay in L2 between blocks */
 #define BLOCKS_PER_THREAD 4         /* at least, so that all threads finish at about the same time */
 
 /* Floats that a sample's steps write outside the arena. */
@@ -306,7 +307,7 @@ int64_t flrp_program_plan(const flrp_program *p, int threads, int64_t samples, i
     const flrp_program *twin = p->lanes;
     while (twin && samples / twin->width < threads) twin = twin->lanes;
     if (twin) *block = twin->width;
-    else if (p->stretch_count || bytes > MOST_SHARED_BYTES || p->weights > FLRP_BLOCK_WEIGHTS || samples < 2)
+    else if (p->stretch_count || bytes > MOST_SHARED_BYTES || p->weights > MOST_SHARED_WEIGHTS || samples < 2)
         threads = 1;
     else {
         const int64_t pieces = threads > 1 ? BLOCKS_PER_THREAD * threads : 1;

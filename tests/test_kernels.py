@@ -729,7 +729,7 @@ def test_samples_do_not_depend_on_their_neighbours(name: str, isa: str) -> None:
     d = product_operands(layer, 70, draw)
     for verb in ("signed parts", "back, two operands, two sides"):
         whole = PRODUCTS[verb](NATIVE, layer, d)
-        for first, count in ((0, 1), (68, 2), (7, 3), (31, 4), (5, 5), (4, 7), (2, 9), (1, 11), (6, 12), (9, 13), (3, 66)):
+        for first, count in ((0, 1), (68, 2), (7, 3), (31, 4), (5, 5), (4, 7), (2, 9), (1, 11), (9, 13), (3, 66)):
             rows = slice(first, first + count)
             some = Operands(x=d.x[rows], g=d.g[rows], h=d.h[rows], low=d.low, high=d.high, bias=d.bias)
             assert_same_bits(PRODUCTS[verb](NATIVE, layer, some), whole[rows], f"{verb}, {count} samples")
