@@ -121,8 +121,8 @@ def test_samples_beside_one_that_is_not_finite(value: float, isa: str) -> None:
 
 
 @pytest.mark.parametrize("width", [100, 500, 2000])
-def test_many_weights_go_step_by_step(width: int, threads: None) -> None:
-    """Shared out, side by side or step by step, samples get the bits that they get alone."""
+def test_few_or_many_weights(width: int, isa: str, threads: None) -> None:
+    """Shared out, side by side or (many weights) step by step, samples get the bits that they get alone."""
     net = fastlrp.Network([fastlrp.Linear(width), fastlrp.ReLU(), fastlrp.Linear(5)], (300,))
     x = np.random.default_rng(2).standard_normal((4 * _kernels.lanes() + 3, 300), np.float32)
     alone = [net.explain(x[i:i + 1], composite="epsilon_alpha2_beta1").relevance for i in range(len(x))]
