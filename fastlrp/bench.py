@@ -28,7 +28,7 @@ from .rules import AlphaBeta, ZBox
 from .shapes import as_size
 
 ITERATIONS, TILE_ITERATIONS = 1_000_000, 100_000  # of a peak's loop in one call: about two milliseconds
-LONG, FEW = 4.0, 3  # calls that take more seconds in turn than this are measured this often at most
+LONG, FEW = 3.0, 3  # calls that take more seconds in turn than this are measured this often at most
 GROWTH = 20  # of the number of calls in a measurement at once, at most: while it is found, some are slow
 
 # (layer, shape of its input, batch): convolutions as in VGG-16, dense layers for one sample and for a batch, LeNet's
@@ -74,26 +74,23 @@ def interleaved(calls: Mapping[Name, Callable[[], Any]], runs: int = 7, *, short
                 label: str = "") -> dict[Name, Timing]:
     """Time several calls in turn, A B A B ..., so that a drifting machine treats them alike.
 
-    Every call is made twice to warm up, once if that takes LONG, and until it is known how many make a measurement: as
-    many as take `shortest` seconds, after `pause` seconds of rest. If that is more than one, one before them is not
-    counted: the first after a rest may take 30 times as long as the others. There are `runs` measurements of each, or
-    FEW where they take long. Over two seconds, a progress bar.
+    A measurement is as many calls as take `shortest` seconds, after `pause` seconds of rest and one call that is not
+    counted: it finds its memory in no cache and the processor asleep, and may take 30 times as long as the others.
+    There are `runs` measurements of each, or FEW where they take long, after those that tell how many calls make one.
+    Over two seconds, a progress bar.
     """
     with tqdm(total=(runs + 1) * len(calls), desc=label, unit="run", leave=False, delay=2) as bar:
         def timed(call: Callable[[], Any], count: int) -> float:
             time.sleep(pause)
-            if count > 1:
-                call()
+            call()
             start = time.perf_counter()
             for _ in range(count):
                 call()
             return (time.perf_counter() - start) / count
 
-        warm = {name: timed(call, 1) for name, call in calls.items()}
-        counts = dict.fromkeys(calls, 1)
-        for name, call in calls.items():  # the first call may have prepared something, for longer than calls take
-            if warm[name] <= LONG:
-                warm[name] = timed(call, 1)
+        warm, counts = dict[Name, float](), dict.fromkeys(calls, 1)
+        for name, call in calls.items():
+            warm[name] = timed(call, 1)
             while (seconds := warm[name] * counts[name]) < shortest:
                 counts[name] = math.ceil(counts[name] * min(1.1 * shortest / max(seconds, 1e-9), GROWTH))
                 warm[name] = timed(call, counts[name])
