@@ -28,7 +28,7 @@ from .rules import AlphaBeta, ZBox
 from .shapes import as_size
 
 ITERATIONS, TILE_ITERATIONS = 1_000_000, 100_000  # of a peak's loop in one call: about two milliseconds
-LONG, FEW = 3.0, 3  # calls that take more seconds in turn than this are measured this often at most
+LONG, FEW = 3.0, 3  # calls that take more seconds than this, alone or in turn, are measured this often at most
 GROWTH = 20  # of the number of calls in a measurement at once, at most: while it is found, some are slow
 
 # (layer, shape of its input, batch): convolutions as in VGG-16, dense layers for one sample and for a batch, LeNet's
@@ -76,13 +76,14 @@ def interleaved(calls: Mapping[Name, Callable[[], Any]], runs: int = 7, *, short
 
     A measurement is as many calls as take `shortest` seconds, after `pause` seconds of rest and one call that is not
     counted: it finds its memory in no cache and the processor asleep, and may take 30 times as long as the others.
-    There are `runs` measurements of each, or FEW where they take long, after those that tell how many calls make one.
-    Over two seconds, a progress bar.
+    Calls of more than LONG seconds go without. There are `runs` measurements of each, or FEW where they take long,
+    after those that tell how many calls make one. Over two seconds, a progress bar.
     """
     with tqdm(total=(runs + 1) * len(calls), desc=label, unit="run", leave=False, delay=2) as bar:
-        def timed(call: Callable[[], Any], count: int) -> float:
+        def timed(call: Callable[[], Any], count: int, known: float = 0.0) -> float:
             time.sleep(pause)
-            call()
+            if known <= LONG:
+                call()
             start = time.perf_counter()
             for _ in range(count):
                 call()
@@ -100,7 +101,7 @@ def interleaved(calls: Mapping[Name, Callable[[], Any]], runs: int = 7, *, short
         times: dict[Name, list[float]] = {name: [] for name in calls}
         for _ in range(runs):
             for name, call in calls.items():
-                times[name].append(timed(call, counts[name]))
+                times[name].append(timed(call, counts[name], warm[name]))
                 bar.update()
     return {name: Timing(statistics.median(found), min(found)) for name, found in times.items()}
 
