@@ -10,11 +10,12 @@
 #include "kernels.h"
 
 #define HUGE_PAGE ((size_t)2 << 20)
+#define LEAST_HUGE (2 * HUGE_PAGE) /* bytes of a block that asks for such pages */
 #define MOST_IDLE ((int64_t)32 << 20) /* bytes of scratch that wait for the next product */
 
 void *flrp_allocate(int64_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
-    if ((size_t)bytes >= 2 * HUGE_PAGE) {
+    if ((size_t)bytes >= LEAST_HUGE) {
         const size_t size = ((size_t)bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
         void *block;
         if (posix_memalign(&block, HUGE_PAGE, size)) return 0;
@@ -32,22 +33,24 @@ void *flrp_allocate(int64_t bytes) {
 
 void flrp_leave_idle(void *block, int64_t bytes) {
 #if defined(__linux__) && defined(MADV_FREE)
-    if ((size_t)bytes >= 2 * HUGE_PAGE) madvise(block, (size_t)bytes / HUGE_PAGE * HUGE_PAGE, MADV_FREE);
+    if ((size_t)bytes >= LEAST_HUGE) madvise(block, (size_t)bytes / HUGE_PAGE * HUGE_PAGE, MADV_FREE);
 #else
     (void)block, (void)bytes;
 #endif
 }
 
-/* Scratch that nobody uses; its size stands at its beginning. One is enough: products follow one another. */
+/* Scratch that nobody uses; its size stands at its beginning. One is enough: products follow one another. It is always
+ * large enough for huge pages: small ones lie anywhere, and some of a task's would meet in the same lines of L2. */
 static _Atomic(int64_t *) idle;
 
 flrp_scratch flrp_take_scratch(int64_t bytes) {
+    const int64_t size = flrp_max(bytes + 2 * FLRP_CACHE_LINE, (int64_t)LEAST_HUGE);
     int64_t *block = atomic_exchange(&idle, NULL);
-    if (block && *block < bytes) {
+    if (block && *block < size) {
         free(block);
         block = 0;
     }
-    if (!block && (block = flrp_allocate(bytes + 2 * FLRP_CACHE_LINE))) *block = bytes;
+    if (!block && (block = flrp_allocate(size))) *block = size;
     return (flrp_scratch){.block = block, .data = block ? flrp_aligned(block + 1) : 0};
 }
 
