@@ -76,8 +76,8 @@ def interleaved(calls: Mapping[Name, Callable[[], Any]], runs: int = 7, *, short
 
     A measurement is as many calls as take `shortest` seconds, after `pause` seconds of rest and one call that is not
     counted: it finds its memory in no cache and the processor asleep, and may take 30 times as long as the others.
-    Calls of more than LONG seconds go without. There are `runs` measurements of each, or FEW where they take long,
-    after those that tell how many calls make one. Over two seconds, a progress bar.
+    Calls known to take more than LONG seconds go without. There are `runs` measurements of each, or FEW where they take
+    long, after those that tell how many calls make one. Over two seconds, a progress bar.
     """
     with tqdm(total=(runs + 1) * len(calls), desc=label, unit="run", leave=False, delay=2) as bar:
         def timed(call: Callable[[], Any], count: int, known: float = 0.0) -> float:

@@ -39,8 +39,9 @@ void flrp_leave_idle(void *block, int64_t bytes) {
 #endif
 }
 
-/* Scratch that nobody uses; its size stands at its beginning. One is enough: products follow one another. It is always
- * large enough for huge pages: small ones lie anywhere, and some of a task's would meet in the same lines of L2. */
+/* Scratch that nobody uses; its size stands at its beginning. One is kept: where threads run products at the same time,
+ * the others allocate theirs. It is always large enough for huge pages: 4 KB pages lie anywhere, and parts of a task's
+ * scratch would meet in the same sets of L2. */
 static _Atomic(int64_t *) idle;
 
 flrp_scratch flrp_take_scratch(int64_t bytes) {
