@@ -56,7 +56,7 @@ class BuildKernels(build_ext):
         source = os.path.join(self.build_temp, "empty.c")
         open(source, "w").close()
         try:
-            self.compiler.compile([source], extra_postargs=flags)
+            self.compiler.compile([source], self.build_temp, extra_postargs=flags)
         except CompileError:
             return False
         return True

@@ -291,6 +291,8 @@ def main() -> None:
     torch.set_num_threads(fastlrp.get_num_threads())
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision
     names = [name for name in zoo.ZOO if options.only in name]
+    if not names:
+        parser.error(f"--only: no network's name contains {options.only!r}; there are {', '.join(zoo.ZOO)}")
     about, results = harness.machine(), []
     print(", ".join(f"{key}: {value}" for key, value in about.items()))
     with tqdm(total=len(names) * len(fastlrp.composites.names()), unit="composite") as bar:

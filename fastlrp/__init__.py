@@ -1,5 +1,12 @@
 """fastlrp: layer-wise relevance propagation at hardware speed on CPUs."""
 
+try:
+    from . import _kernels  # noqa: F401  first, so that what is missing is said here
+except ImportError as missing:
+    raise ImportError(f"fastlrp's compiled part, fastlrp._kernels, cannot be loaded from {__path__[0]}: {missing}. If "
+                      "these are the sources, build it there with `pip install -e .`, or start Python elsewhere with "
+                      "fastlrp installed (`pip install .`).", name=f"{__name__}._kernels") from missing
+
 from . import composites, datasets, rules, train, viz
 from ._version import __version__
 from .errors import FormatError, UnsupportedError

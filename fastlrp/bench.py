@@ -28,7 +28,7 @@ from .rules import AlphaBeta, ZBox
 from .shapes import as_size
 
 ITERATIONS, TILE_ITERATIONS = 1_000_000, 100_000  # of a peak's loop in one call: about two milliseconds
-LONG, FEW = 3.0, 3  # calls that take more seconds than this, alone or in turn, are measured this often at most
+LONG, FEW = 3.0, 3  # calls that together take more seconds than this are measured this often at most
 GROWTH = 20  # of the number of calls in a measurement at once, at most: while it is found, some are slow
 
 # (layer, shape of its input, batch): convolutions as in VGG-16, dense layers for one sample and for a batch, LeNet's
@@ -80,9 +80,9 @@ def interleaved(calls: Mapping[Name, Callable[[], Any]], runs: int = 7, *, short
     long, after those that tell how many calls make one. Over two seconds, a progress bar.
     """
     with tqdm(total=(runs + 1) * len(calls), desc=label, unit="run", leave=False, delay=2) as bar:
-        def timed(call: Callable[[], Any], count: int, known: float = 0.0) -> float:
+        def timed(call: Callable[[], Any], count: int, expected: float = 0.0) -> float:
             time.sleep(pause)
-            if known <= LONG:
+            if expected <= LONG:
                 call()
             start = time.perf_counter()
             for _ in range(count):

@@ -131,7 +131,10 @@ def EpsilonAlpha2Beta1Flat() -> Composite:
 
 
 def EpsilonGammaBox(low: Any = None, high: Any = None) -> Composite:
-    """Gamma(0.25) for convolutions, Epsilon for dense layers, ZBox(low, high) for a first convolution."""
+    """Gamma(0.25) for convolutions, Epsilon for dense layers, ZBox(low, high) for a first convolution.
+
+    low, high: bounds of what that convolution sees, behind a Format or Normalize, which tell them by themselves.
+    """
     return _layered("epsilon_gamma_box", Gamma(0.25, None), Epsilon(None),
                     ("first convolution", ZBox(low, high, None)))
 
@@ -148,7 +151,8 @@ def ExcitationBackprop() -> Composite:
 def DeepTaylor(low: Any = None, high: Any = None) -> Composite:
     """AlphaBeta(1, 0) without bias; the first layer ZBox if the input is bounded, else WSquare (without bias too).
 
-    Bounded: low and high are given, or Format or Normalize tells the range. Source: Montavon et al. 2017.
+    Bounded: low and high of what this layer sees are given, or Format or Normalize tells them. Source: Montavon et al.
+    2017.
     """
     rule = AlphaBeta(1, 0, None, bias=False)
     first = ("first bounded" if low is None and high is None else "first", ZBox(low, high, None))

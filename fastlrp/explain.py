@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from .ops import real_array
 from .propagate import Plan, has_relevance, make_plan, propagate, run_forward
 from .reference import Array
 from .rules import CONVENTIONS, DEFAULT, Rule
+from .shapes import as_flag
 
 
 @dataclass
@@ -61,9 +63,10 @@ def find_composite(graph: Graph, composite: Any) -> Composite:
         return methods.composite(graph, composite)
     if isinstance(composite, Rule):
         raise TypeError(f"composite must be a composite, got a rule; use fastlrp.composites.Uniform({composite})")
-    specs = ", ".join((*methods.NAMES, *methods.COMBINATIONS))
-    raise ValueError(f"composite must be one of {list(PRESETS)}, a Composite, a methods spec ({specs}) or "
-                     f"{{layer name: rule}}, got {composite!r}")
+    specs = (*methods.NAMES, *methods.COMBINATIONS)
+    near = get_close_matches(composite, (*PRESETS, *specs), 1) if isinstance(composite, str) else ()
+    raise ValueError(f"composite must be one of {list(PRESETS)}, a Composite, a methods spec ({', '.join(specs)}) or "
+                     f"{{layer name: rule}}, got {composite!r}" + "".join(f"; did you mean {name!r}?" for name in near))
 
 
 def find_convention(composite: Any, compat: str | None) -> Any:
@@ -82,6 +85,7 @@ def explain(graph: Graph, x: Any, target: Any = None, composite: Any = "epsilon_
             batch_size: int | None = None, compat: str | None = None, progress: bool = False,
             sums: bool = False) -> Explanation:
     """See `Network.explain`, which documents the arguments. sums: fill in `Explanation.sums`."""
+    layers, progress = as_flag(layers, "layers"), as_flag(progress, "progress")
     given_inputs = graph.as_inputs(x)
     n = len(given_inputs[0])
     chosen, plan, key = _prepare(graph, composite, compat)

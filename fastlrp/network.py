@@ -239,10 +239,12 @@ class Network(Graph):
         """Compare with the float64 twin, layer by layer: values going forward, then relevance coming back.
 
         Max-pool ties within rounding may send relevance elsewhere, in every implementation. Returns the largest
-        relative L2 errors {"forward", "relevance"}; raises ArithmeticError naming the first layer beyond `tolerance`.
-        Takes the other arguments of `explain` too.
+        relative L2 errors {"forward", "relevance"}; raises ArithmeticError naming the first layer beyond `tolerance`,
+        and ValueError where x is not finite: no error is known there. Takes the other arguments of `explain` too.
         """
         tolerance, twin = as_number(tolerance, "tolerance"), self.to_numpy()
+        if not all(np.isfinite(array).all() for array in self.as_inputs(x)):
+            raise ValueError("x must be finite to be compared, got NaN or infinity")
         own, other = (net.trace(net.as_inputs(x)) for net in (self.at(precision), twin.at(precision)))
         names = [*self.input_names, *(node.name for node in self.nodes)]
         worst = _compare("forward", names, own.values, other.values, tolerance)

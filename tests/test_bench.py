@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import io
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -46,41 +46,80 @@ def test_runs_are_counted(runs: float) -> None:
         bench.run(runs)
 
 
-def test_calls_are_timed_in_turn() -> None:
-    """A B A B, each short one often enough to be measured, each long one once, after one that is not counted."""
-    made = []
+class Clock:
+    """In the place of `time`: it stands still but for rests and for what calls take."""
 
-    def slow() -> None:
-        made.append("slow")
-        time.sleep(0.01)
+    def __init__(self) -> None:
+        self.now, self.rests, self.made = 0.0, list[float](), list[str]()
+        self.rested = False
 
-    times = bench.interleaved({"slow": slow, "quick": lambda: made.append("quick")}, 3, shortest=0.005)
-    order = [name for name, before in zip(made, [None, *made], strict=False) if name != before]
-    assert order == ["slow", "quick"] * 4 and made.count("slow") == 2 * 4 and made.count("quick") > 100
-    assert times["slow"].median >= times["slow"].best >= 0.01 > times["quick"].median
+    def perf_counter(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.rests.append(seconds)
+        self.rested = True
+
+    def call(self, name: str, seconds: float, after_rest: float | None = None) -> Any:
+        """A call that takes so long, or another time as the first after a rest."""
+        def work() -> None:
+            self.made.append(name)
+            self.now += seconds if after_rest is None or not self.rested else after_rest
+            self.rested = False
+        return work
 
 
-@pytest.mark.parametrize("shortest", [0.05, 0])
-def test_the_first_call_after_a_rest_does_not_count(shortest: float) -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr(bench, "time", found)
+    return found
+
+
+def test_calls_are_timed_in_turn(clock: Clock) -> None:
+    """A B A B, each short one as often as makes a measurement, each long one once, after one that is not counted."""
+    slow, quick = 2**-1, 2**-10
+    calls = {"slow": clock.call("slow", slow), "quick": clock.call("quick", quick)}
+    times = bench.interleaved(calls, 3, shortest=2**-5, pause=0.25)
+    assert times == {"slow": Timing(slow, slow), "quick": Timing(quick, quick)}
+    order = [name for name, before in zip(clock.made, [None, *clock.made], strict=False) if name != before]
+    assert order == ["slow", "quick"] * 4 and clock.made.count("slow") == 4 * (1 + 1)
+    # One, GROWTH, and 32 calls and a tenth more: that many again in each run.
+    assert clock.made.count("quick") == (1 + 1) + (1 + bench.GROWTH) + 4 * (1 + 36)
+    assert clock.rests == [0.25] * (4 + 2 + 4)
+
+
+def test_the_first_call_after_a_rest_does_not_count(clock: Clock) -> None:
     """A processor that slept wakes in it; nor does it decide how many calls make a measurement."""
-    made, ends = [], [0.0]
+    times = bench.interleaved({"call": clock.call("call", 2**-10, after_rest=1.0)}, 3, shortest=2**-5, pause=0.25)
+    assert times["call"] == Timing(2**-10, 2**-10) and len(clock.made) == 2 + 21 + 4 * 37
+
+
+def test_the_median_and_the_best_are_told(clock: Clock) -> None:
+    """Of the measurements in turn: those that tell how many calls make one are not among them."""
+    seconds = [0.125, 1.5, 0.5, 0.75]
 
     def call() -> None:
-        made.append(1)
-        if time.perf_counter() - ends[0] > 0.01:
-            time.sleep(0.02)
-        ends[0] = time.perf_counter()
-
-    times = bench.interleaved({"call": call}, 3, shortest=shortest, pause=0.03)
-    assert times["call"].median < 0.001 and (len(made) > 200) == bool(shortest)
+        clock.now += seconds[len(clock.rests) - 1]
+    assert bench.interleaved({"call": call}, 3, shortest=0)["call"] == Timing(0.75, 0.5)
 
 
-def test_long_calls_are_measured_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    """FEW times, whatever was asked for, after the first, for which one is made before; they need none."""
-    made = []
-    monkeypatch.setattr(bench, "LONG", 0.0)
-    bench.interleaved({"call": lambda: made.append(1)}, 9, shortest=0)
-    assert len(made) == 2 + bench.FEW
+@pytest.mark.parametrize(("seconds", "made"), [
+    ([1.0, 1.0], 2 * (1 + 9)), ([2.0, 2.0], 2 * (1 + bench.FEW)), ([4.0], 1 + 1 + bench.FEW)])
+def test_long_calls_are_measured_a_few_times(clock: Clock, monkeypatch: pytest.MonkeyPatch, seconds: list[float],
+                                             made: int) -> None:
+    """Once all of them together take more than LONG seconds, whatever was asked for. A call that takes as much alone
+    has an uncounted one before its first measurement only. The bar is full at the end."""
+    bars = []
+
+    def bar(**options: Any) -> tqdm:
+        bars.append(tqdm(**options, disable=False, file=io.StringIO()))
+        return bars[0]
+    monkeypatch.setattr(bench, "tqdm", bar)
+    bench.interleaved({i: clock.call(str(i), each) for i, each in enumerate(seconds)}, 9, shortest=0)
+    assert [clock.made.count(str(i)) for i in range(len(seconds))] == [made] * len(seconds)
+    assert bars[0].n == bars[0].total == len(seconds) * (1 + (9 if sum(seconds) < bench.LONG else bench.FEW))
 
 
 @pytest.mark.parametrize(("layer", "shape", "text", "operations"), [

@@ -116,6 +116,12 @@ def test_importing_the_package_brings_no_framework() -> None:
     assert not loaded & {*OPTIONAL, "matplotlib.pyplot", "zennit", "captum"}
 
 
+def test_without_the_compiled_part_importing_says_what_to_do() -> None:
+    """As in the sources, from a folder where nothing was built."""
+    done = run_python("import sys; sys.modules['fastlrp._kernels'] = None; import fastlrp")
+    assert done.returncode and re.search(r"ImportError: .*_kernels.*pip install -e \.", done.stderr)
+
+
 # ---- names ----
 
 def public_names() -> list[tuple[str, Any]]:

@@ -317,6 +317,13 @@ def test_save_rounds_to_the_nearest_level(tmp_path, name, shape, dtype, off):
     )
 
 
+@pytest.mark.parametrize("shape", [(2, 4, 4, 3), (1, 4, 4, 1), (8, 4, 4)])
+def test_save_of_a_batch_says_what_makes_one_picture(tmp_path, shape):
+    with pytest.raises(ValueError, match=r"image: expected pictures .*; viz\.grid makes one"):
+        viz.save(tmp_path / "a.png", np.zeros(shape))
+    assert viz.save(tmp_path / "a.png", viz.grid(np.zeros(shape))).exists()
+
+
 def test_save_of_a_bad_kind_leaves_the_old_file_alone(tmp_path, monkeypatch):
     path = viz.save(tmp_path / "a.png", np.zeros((2, 2)))
     before = path.read_bytes()
