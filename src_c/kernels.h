@@ -22,6 +22,20 @@ typedef struct {
     int more; /* go on with what is in acc */
 } flrp_tile;
 
+/* Sums over outputs of g (samples, length) times rows of weights, both `stride` apart: lanes first, in acc[s * acc_stride
+ * + row * lanes + lane]; with the last segment of outputs across the lanes, added to out[s * out_stride + row]. */
+#define FLRP_DOT_ROWS 4
+typedef struct {
+    const float *g, *w;
+    int64_t length, stride; /* whole vectors, filled up with 0 */
+    int more, last;
+    float *acc;
+    int64_t acc_stride;
+    int rows; /* that count */
+    float *out;
+    int64_t out_stride;
+} flrp_dots;
+
 /* Weight gradients: acc[l * rows + m][n] (+)= sum over s of a[l][offsets[s] + m] * b[s * b_step + n]. */
 #define FLRP_LINES_ROWS 13 /* of all lines, at most */
 typedef struct {
@@ -94,6 +108,10 @@ typedef struct {
                           int64_t stride, int64_t cols, float *z);
     void (*dense_backward)(int read, int64_t samples, int64_t outputs, const float *g, const float *w, int64_t rows,
                            float *out, int64_t out_stride);
+    /* For many samples: out[panel][rows][panel_vectors * lanes] of (rows, cols) weights; and dots of so many samples. */
+    void (*copy_panels)(int read, int64_t rows, int64_t cols, const float *w, int64_t stride, float *out);
+    int dot_samples;
+    void (*dots)(int samples, const flrp_dots *t);
     void (*lane_block)(int rows, int places, const flrp_lane_block *t);
     void (*lane_lists)(int places, const flrp_lane_lists *t);
     int (*is_finite)(int64_t n, const float *x); /* n: whole vectors */

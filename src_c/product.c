@@ -44,7 +44,7 @@ typedef struct {
     /* tasks */
     int64_t block_samples, block_rows, sample_blocks, row_blocks, panel_blocks, panels;
     char *scratch;
-    int64_t slice, most_blocks; /* rows that go through all panels together, and their blocks */
+    int64_t slice, most_blocks; /* rows that go through all panels together, at most, and their blocks */
     int64_t slice_segments;     /* of the reduction, that all of these go through together */
     int64_t scratch_size, line_size; /* floats per thread: source rows, and a narrow product's output line */
     int64_t sums_size;               /* and sums of blocks */
@@ -68,7 +68,20 @@ static int64_t line_width(const job *j) {
     return flrp_ceil_div(j->p->cols.count, j->kernels->lanes) * j->kernels->lanes;
 }
 
-/* Cut the grid into tasks: enough for every thread, each small enough for its scratch to stay in L2. */
+/* Of a row of pixels, at most: one may be cut at its end. */
+static int64_t blocks_of_row(const job *j) { return flrp_ceil_div(j->p->cols.count, FLRP_MAX_ROWS) + 1; }
+
+/* Rows whose ends, all channels of them, stay in L2 from one panel to the next; but weights are read once for each. */
+static int64_t slice_rows(const job *j) {
+    const flrp_epilogue *e = j->epilogue;
+    const int64_t arrays = 1 + (e->factors[0].data != 0) + (e->ratio.relevance != 0), cols = j->p->cols.count;
+    const int64_t per_row = arrays * cols * j->p->dst_c * (int64_t)sizeof(float);
+    const int64_t fit = flrp_min(SLICE_TARGET * j->kernels->lanes / per_row, MOST_LISTED / blocks_of_row(j));
+    return flrp_max(flrp_ceil_div(LEAST_SLICE, cols), fit);
+}
+
+/* Cut the grid into tasks: enough for every thread, each small enough for its scratch to stay in L2. Rows are cut into
+ * even slices, and tasks are whole ones: weights would be read for a rest of a few rows, too. */
 static void plan_tasks(job *j, int threads) {
     const flrp_product *p = j->p;
     const int64_t rows = p->rows.count, per_row = p->rows.step * (p->cols.count * p->cols.step + j->span_w) *
@@ -76,11 +89,15 @@ static void plan_tasks(job *j, int threads) {
     const int64_t fit = flrp_max(1, SCRATCH_TARGET * j->kernels->lanes / flrp_max(per_row, 1));
     const int width = j->kernels->lanes * j->kernels->panel_vectors;
     j->panels = narrow(p) ? 1 : flrp_ceil_div(p->dst_c / p->groups, width);
-    j->block_rows = flrp_min(rows, fit);
-    j->block_samples = j->block_rows < rows ? 1 : flrp_even_block(j->samples, flrp_max(1, fit / rows), threads);
-    if (j->samples < threads) j->block_rows = flrp_even_block(rows, j->block_rows, threads);
+    j->block_samples = 1, j->row_blocks = 1;
+    if (fit >= rows) j->block_samples = flrp_even_block(j->samples, fit / rows, threads);
+    else {
+        const int64_t slice = narrow(p) ? 1 : flrp_even_block(rows, slice_rows(j), 1);
+        j->row_blocks = flrp_ceil_div(flrp_ceil_div(rows, slice), flrp_max(1, fit / slice));
+    }
+    if (j->samples < threads) j->row_blocks = flrp_min(rows, flrp_ceil_div(j->row_blocks, threads) * threads);
+    j->block_rows = flrp_ceil_div(rows, j->row_blocks);
     j->sample_blocks = flrp_ceil_div(j->samples, j->block_samples);
-    j->row_blocks = flrp_ceil_div(rows, j->block_rows);
     j->panel_blocks = 1;
     if (j->sample_blocks * j->row_blocks < threads) j->panel_blocks = flrp_min(threads, j->panels);
 }
@@ -373,16 +390,11 @@ static void run_narrow(const job *j, const float *source, int64_t sample, int64_
             run_narrow_line(j, &e, source + s * j->image + r * p->rows.step * j->line, sample + s, row + r, scratch);
 }
 
-/* Rows whose ends, all channels of them, stay in L2 from one panel to the next; but weights are read once for each. */
+/* Pixels that go through all panels together, and segments of the reduction that they go through together. */
 static void plan_slices(job *j) {
-    const flrp_epilogue *e = j->epilogue;
-    const int64_t arrays = 1 + (e->factors[0].data != 0) + (e->ratio.relevance != 0), cols = j->p->cols.count;
-    const int64_t per_row = arrays * cols * j->p->dst_c * (int64_t)sizeof(float);
-    const int64_t row_blocks = flrp_ceil_div(cols, FLRP_MAX_ROWS) + 1; /* at most: one may be cut at its end */
-    const int64_t fit = flrp_min(SLICE_TARGET * j->kernels->lanes / per_row, MOST_LISTED / row_blocks);
-    j->slice = flrp_min(j->block_rows, flrp_max(flrp_ceil_div(LEAST_SLICE, cols), fit));
+    j->slice = flrp_min(j->block_rows, slice_rows(j));
     if (j->block_samples > 1) j->slice = j->block_rows;
-    j->most_blocks = narrow(j->p) ? 0 : j->block_samples * j->slice * row_blocks;
+    j->most_blocks = narrow(j->p) ? 0 : j->block_samples * j->slice * blocks_of_row(j);
     const int64_t width = (int64_t)j->kernels->lanes * j->kernels->panel_vectors, segments = j->p->rows.taps * j->row_segments;
     const int64_t bytes = flrp_max(1, j->length * width * (int64_t)sizeof(float));
     const int slices_pay = j->most_blocks > 1 && j->most_blocks <= 2 * MOST_LISTED; /* else their sums leave L2 */
@@ -390,13 +402,17 @@ static void plan_slices(job *j) {
     j->sums_size = FLRP_MAX_TILE * (j->slice_segments < segments ? j->most_blocks : 1);
 }
 
+/* Where piece i begins of n things in even pieces. */
+static int64_t first_of(int64_t n, int64_t i, int64_t pieces) { return n * i / pieces; }
+
 static void run_task(void *context, int64_t task, int thread) {
     const job *j = context;
     const flrp_product *p = j->p;
     const int64_t part = task / j->panel_blocks, piece = task % j->panel_blocks;
-    const int64_t sample = part / j->row_blocks * j->block_samples, row = part % j->row_blocks * j->block_rows;
+    const int64_t sample = part / j->row_blocks * j->block_samples;
     const int64_t samples = flrp_min(j->block_samples, j->samples - sample);
-    const int64_t rows = flrp_min(j->block_rows, p->rows.count - row);
+    const int64_t row = first_of(p->rows.count, part % j->row_blocks, j->row_blocks);
+    const int64_t rows = first_of(p->rows.count, part % j->row_blocks + 1, j->row_blocks) - row;
     block *blocks = (block *)(j->scratch + thread * j->thread_bytes);
     float *sums = flrp_aligned(blocks + j->most_blocks), *scratch = sums + j->sums_size;
     const float *source = scratch;
@@ -409,11 +425,14 @@ static void run_task(void *context, int64_t task, int thread) {
         return;
     }
     const int64_t k_total = p->rows.taps * j->row_segments * j->length;
-    const int64_t begin = j->panels * piece / j->panel_blocks, end = j->panels * (piece + 1) / j->panel_blocks;
-    for (int64_t r = 0; r < rows; r += j->slice)
+    const int64_t begin = first_of(j->panels, piece, j->panel_blocks);
+    const int64_t end = first_of(j->panels, piece + 1, j->panel_blocks);
+    const int64_t slices = flrp_ceil_div(rows, j->slice);
+    for (int64_t i = 0; i < slices; i++)
         for (int64_t group = 0; group < p->groups; group++) {
+            const int64_t r = first_of(rows, i, slices), some = first_of(rows, i + 1, slices) - r;
             const float *from = source + r * p->rows.step * j->line + group * (p->src_c / p->groups);
-            const int64_t count = list_blocks(j, from, sample, samples, row + r, flrp_min(j->slice, rows - r), blocks);
+            const int64_t count = list_blocks(j, from, sample, samples, row + r, some, blocks);
             for (int64_t panel = begin; panel < end; panel++) run_panel(j, blocks, count, group, panel, k_total, sums);
         }
 }

@@ -721,9 +721,17 @@ def test_more_parts_than_kernels_take_are_refused(sides: int, parts: int) -> Non
         _kernels.Product(geometry.forward_sweeps, geometry.in_shape, geometry.out_shape, 1, sides, parts)
 
 
-@pytest.mark.parametrize("name", ["dense 40 to 33", "dense 70 to 1100", "dense 1100 to 19", "winograd", "conv 3x3"])
-def test_samples_do_not_depend_on_their_neighbours(name: str, isa: str) -> None:
-    """Few samples or many, in any place: kernels block them differently, and give the same bits."""
+DENSE = ["dense 40 to 33", "dense 70 to 1100", "dense 1100 to 19"]
+
+
+@pytest.mark.parametrize(("name", "turned"), [*((name, turned) for name in DENSE for turned in (True, False)),
+                                              ("winograd", True), ("conv 3x3", True)])
+def test_samples_do_not_depend_on_their_neighbours(name: str, turned: bool, isa: str,
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few samples or many, in any place: kernels block them differently, and give the same bits. turned: with a copy
+    of a dense layer's weights for the way back."""
+    if not turned:
+        monkeypatch.setattr(ops, "MOST_TURNED", 0)
     draw = Draw(3, exact=False)
     layer = make_layer(*LINEAR[name], draw)
     d = product_operands(layer, 70, draw)

@@ -1,12 +1,12 @@
-/* Dense layers over one array of weights (inputs, outputs), read as it lies in both directions. Each row block of
- * weights is used for every sample while it is in the cache. */
+/* Dense layers over one array of weights (inputs, outputs). For few samples it is read as it lies, in both directions,
+ * and each row block of weights is used for every sample while it is in the cache. For many, dense.c copies blocks. */
 
-#if VW >= 16 /* with as many registers */
-#define DENSE_VECTORS 4 /* of outputs in a block */
-#define DOT_SAMPLES 4   /* whose sums stay in registers, of 6 rows each */
+#if VW >= 16           /* with as many registers */
+#define DOT_SAMPLES 4  /* whose sums stay in registers, of 6 rows each */
+#define MANY_SAMPLES 6 /* of 4 rows, the same */
 #else
-#define DENSE_VECTORS 2
 #define DOT_SAMPLES 2
+#define MANY_SAMPLES 3
 #endif
 #define ROW_SAMPLES 4   /* at most, whose factors stay in registers, of a few rows */
 
@@ -40,96 +40,6 @@ FLRP_INLINE void add_rows(const int inputs, const int samples, const int read, c
     }
 }
 
-/* The same sums in the same order for a block of samples and so many vectors of outputs, n of which there are: they
- * stay in registers. */
-FLRP_INLINE void add_block(const int samples, const int vectors, int64_t inputs, const float *x, int64_t x_stride,
-                           const float *w, int64_t n, float *z, int64_t cols) {
-    vf sums[6][DENSE_VECTORS];
-#pragma GCC unroll 6
-    for (int s = 0; s < samples; s++)
-#pragma GCC unroll 4
-        for (int v = 0; v < vectors; v++) sums[s][v] = load_some(z + s * cols + v * VW, n - v * VW);
-    for (int64_t i = 0; i < inputs; i++, w += vectors * VW) {
-        vf weights[DENSE_VECTORS];
-#pragma GCC unroll 4
-        for (int v = 0; v < vectors; v++) weights[v] = v_load(w + v * VW);
-#pragma GCC unroll 6
-        for (int s = 0; s < samples; s++) {
-            const vf factor = v_set1(x[s * x_stride + i]);
-#pragma GCC unroll 4
-            for (int v = 0; v < vectors; v++) sums[s][v] = v_fma(factor, weights[v], sums[s][v]);
-        }
-    }
-#pragma GCC unroll 6
-    for (int s = 0; s < samples; s++)
-#pragma GCC unroll 4
-        for (int v = 0; v < vectors; v++) store_some(z + s * cols + v * VW, sums[s][v], n - v * VW);
-}
-
-/* Some outputs of all samples over some rows of weights, which are whole vectors. */
-FLRP_INLINE void add_panel(const int vectors, int64_t samples, int64_t inputs, const float *x, int64_t x_stride,
-                           const float *w, int64_t n, float *z, int64_t cols) {
-#define BLOCK(samples) add_block(samples, vectors, inputs, xs, x_stride, w, n, z + s * cols, cols)
-    for (int64_t s = 0, size; s < samples; s += size) {
-        const float *xs = x + s * x_stride;
-        size = flrp_ceil_div(samples - s, flrp_ceil_div(samples - s, 6));
-        switch (size) {
-        case 6: BLOCK(6); break;
-        case 5: BLOCK(5); break;
-        case 4: BLOCK(4); break;
-        case 3: BLOCK(3); break;
-        case 2: BLOCK(2); break;
-        default: BLOCK(1);
-        }
-    }
-#undef BLOCK
-}
-
-static void add_panels(int64_t vectors, int64_t samples, int64_t inputs, const float *x, int64_t x_stride,
-                       const float *w, int64_t n, float *z, int64_t cols) {
-#define PANEL(vectors) add_panel(vectors, samples, inputs, x, x_stride, w, n, z, cols)
-    switch (vectors) {
-#if DENSE_VECTORS > 2
-    case 4: PANEL(4); break;
-    case 3: PANEL(3); break;
-#endif
-    case 2: PANEL(2); break;
-    default: PANEL(1);
-    }
-#undef PANEL
-}
-
-/* Rows of n weights as they are read, one after the other in whole vectors. */
-FLRP_INLINE void copy_weights(const int read, int64_t inputs, int64_t n, const float *w, int64_t stride, float *out) {
-    for (int64_t i = 0; i < inputs; i++, w += stride)
-        for (int64_t c = 0; c < n; c += VW, out += VW) v_store(out, read_weight(w + c, n - c, read));
-}
-
-/* A share of the rows that come next, on their way from memory in long runs. */
-static inline void fetch_rows(int64_t first, int64_t last, const float *w, int64_t stride, int64_t cols) {
-    for (int64_t i = first; i < last; i++)
-        for (int64_t c = 0; c < cols; c += FLRP_CACHE_LINE / (int64_t)sizeof(float))
-            __builtin_prefetch(w + i * stride + c, 0, 2); /* into L2 */
-}
-
-#define MANY_SAMPLES 12 /* a panel of weights is copied for so many: near one another, it stays in L1 */
-#define WEIGHTS_AT_ONCE (1 << 16) /* rows of a range of outputs: in L2 for all samples, beside the next ones */
-#define MOST_ROWS 64
-#define IN_CACHE (1 << 18) /* weights: so few are not sent for */
-
-/* All samples and outputs over some rows of weights; `next` more follow. */
-FLRP_INLINE void add_blocks(const int read, int64_t samples, int64_t inputs, int64_t next, const float *x,
-                            int64_t x_stride, const float *w, int64_t stride, int64_t cols, float *z) {
-    float copy[MOST_ROWS * DENSE_VECTORS * VW] __attribute__((aligned(64)));
-    for (int64_t c = 0, n; c < cols; c += n) {
-        n = flrp_min(cols - c, DENSE_VECTORS * VW);
-        const int64_t vectors = flrp_ceil_div(n, VW);
-        fetch_rows(next * c / cols, next * (c + n) / cols, w + inputs * stride, stride, cols);
-        copy_weights(read, inputs, n, w + c, stride, copy);
-        add_panels(vectors, samples, inputs, x, x_stride, copy, n, z + c, cols);
-    }
-}
-
 /* All rows, so many at once, for blocks of so many samples and the rest. */
 FLRP_INLINE void add_few(const int rows, const int block, const int read, int64_t samples, int64_t inputs,
                          const float *x, int64_t x_stride, const float *w, int64_t stride, int64_t cols, float *z) {
@@ -147,15 +57,6 @@ FLRP_INLINE void add_few(const int rows, const int block, const int read, int64_
 
 FLRP_INLINE void dense_forward_with(const int read, int64_t samples, int64_t inputs, const float *x, int64_t x_stride,
                                     const float *w, int64_t stride, int64_t cols, float *z) {
-    if (samples >= MANY_SAMPLES) {
-        const int64_t most = flrp_min(MOST_ROWS, WEIGHTS_AT_ONCE / cols);
-        for (int64_t i = 0, rows; i < inputs; i += rows) {
-            rows = flrp_min(most, inputs - i);
-            const int64_t next = inputs * stride > IN_CACHE ? flrp_min(most, inputs - i - rows) : 0;
-            add_blocks(read, samples, rows, next, x + i, x_stride, w + i * stride, stride, cols, z);
-        }
-        return;
-    }
 #define FEW(rows, block) add_few(rows, block, read, samples, inputs, x, x_stride, w, stride, cols, z)
     if (samples == 1) FEW(8, 1);
     else if (samples == 2) FEW(VW / 2, 2);
@@ -175,6 +76,57 @@ static inline void v_sum4(const vf *v, float *out) {
     }
 }
 #endif
+
+/* Rows of weights as they are read, in panels of a tile's vectors, one panel's rows after the other. */
+static void copy_panels(int read, int64_t rows, int64_t cols, const float *w, int64_t stride, float *out) {
+    const int64_t width = PANEL_VECTORS * VW;
+    for (int64_t i = 0; i < rows; i++, w += stride)
+        for (int64_t c = 0; c < cols; c += VW)
+            v_store(out + (c / width * rows + i) * width + c % width, read_weight(w + c, cols - c, read));
+}
+
+/* As add_dots, of blocks that lie side by side: sums go on from segment to segment of the outputs. */
+FLRP_INLINE void dots_of(const int samples, const flrp_dots *t) {
+    vf sums[MANY_SAMPLES][FLRP_DOT_ROWS];
+#pragma GCC unroll 6
+    for (int s = 0; s < samples; s++)
+#pragma GCC unroll 4
+        for (int r = 0; r < FLRP_DOT_ROWS; r++)
+            sums[s][r] = t->more ? v_load(t->acc + s * t->acc_stride + r * VW) : v_set1(0);
+    for (int64_t o = 0; o < t->length; o += VW) {
+        vf gs[MANY_SAMPLES];
+#pragma GCC unroll 6
+        for (int s = 0; s < samples; s++) gs[s] = v_load(t->g + s * t->stride + o);
+#pragma GCC unroll 4
+        for (int r = 0; r < FLRP_DOT_ROWS; r++) {
+            const vf w = v_load(t->w + r * t->stride + o);
+#pragma GCC unroll 6
+            for (int s = 0; s < samples; s++) sums[s][r] = v_fma(gs[s], w, sums[s][r]);
+        }
+    }
+#pragma GCC unroll 6
+    for (int s = 0; s < samples; s++) {
+        float totals[FLRP_DOT_ROWS];
+        if (t->last) v_sum4(sums[s], totals);
+#pragma GCC unroll 4
+        for (int r = 0; r < FLRP_DOT_ROWS; r++)
+            if (!t->last) v_store(t->acc + s * t->acc_stride + r * VW, sums[s][r]);
+            else if (r < t->rows) t->out[s * t->out_stride + r] += totals[r];
+    }
+}
+
+static void dots(int samples, const flrp_dots *t) {
+    switch (samples) {
+#if MANY_SAMPLES > 3
+    case 6: dots_of(6, t); break;
+    case 5: dots_of(5, t); break;
+    case 4: dots_of(4, t); break;
+#endif
+    case 3: dots_of(3, t); break;
+    case 2: dots_of(2, t); break;
+    default: dots_of(1, t);
+    }
+}
 
 #define AHEAD 512 /* weights of a row: the first samples send for them */
 
