@@ -92,7 +92,7 @@ static void add_tiles(const job *j, const share *t, const flrp_dense *weights, i
     int64_t step = 0;
     for (int64_t c = 0; c < t->n; c += j->panel) {
         const int64_t n = flrp_min(t->n - c, j->panel);
-        j->kernels->copy_panels(weights->read, depth, n, from + c, outs, w);
+        j->kernels->copy_panel(weights->read, depth, n, from + c, outs, w);
         for (int64_t g = 0; g < groups; g++, sums += FLRP_MAX_ROWS * j->panel) {
             const float *a[FLRP_MAX_ROWS];
             const int64_t s = t->samples * g / groups, rows = t->samples * (g + 1) / groups - s;

@@ -108,8 +108,8 @@ typedef struct {
                           int64_t stride, int64_t cols, float *z);
     void (*dense_backward)(int read, int64_t samples, int64_t outputs, const float *g, const float *w, int64_t rows,
                            float *out, int64_t out_stride);
-    /* For many samples: out[panel][rows][panel_vectors * lanes] of (rows, cols) weights; and dots of so many samples. */
-    void (*copy_panels)(int read, int64_t rows, int64_t cols, const float *w, int64_t stride, float *out);
+    /* For many samples: out[rows][panel_vectors * lanes] of (rows, cols) weights; and dots of so many samples. */
+    void (*copy_panel)(int read, int64_t rows, int64_t cols, const float *w, int64_t stride, float *out);
     int dot_samples;
     void (*dots)(int samples, const flrp_dots *t);
     void (*lane_block)(int rows, int places, const flrp_lane_block *t);

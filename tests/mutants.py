@@ -87,7 +87,7 @@ MUTANTS = [
            "1 ? twin_of(j->p, j->block)"),
     Mutant("program, widths", "src_c/program.c", "twin->width != width", "0"),
     Mutant("dense, copies", "src_c/dense.c", "from + c, outs, w);", "from, outs, w);"),
-    Mutant("dense, copies of panels", "src_c/body/dense.h", "(c / width * rows + i) * width", "i * width"),
+    Mutant("dense, rows of copies", "src_c/body/dense.h", "w += stride, out += PANEL_VECTORS * VW", "w += stride"),
     Mutant("dense, samples' copies", "src_c/dense.c", "bound ? o->bound + begin", "bound ? o->bound"),
     Mutant("dense, parts", "src_c/dense.c", "part || begin, x, w", "begin > 0, x, w"),
     Mutant("dense, inputs at a time", "src_c/dense.c", "part || begin, x, w", "part > 0, x, w"),

@@ -77,12 +77,10 @@ static inline void v_sum4(const vf *v, float *out) {
 }
 #endif
 
-/* Rows of weights as they are read, in panels of a tile's vectors, one panel's rows after the other. */
-static void copy_panels(int read, int64_t rows, int64_t cols, const float *w, int64_t stride, float *out) {
-    const int64_t width = PANEL_VECTORS * VW;
-    for (int64_t i = 0; i < rows; i++, w += stride)
-        for (int64_t c = 0; c < cols; c += VW)
-            v_store(out + (c / width * rows + i) * width + c % width, read_weight(w + c, cols - c, read));
+/* Rows of at most a panel's weights, as they are read, whole vectors of them. */
+static void copy_panel(int read, int64_t rows, int64_t cols, const float *w, int64_t stride, float *out) {
+    for (int64_t i = 0; i < rows; i++, w += stride, out += PANEL_VECTORS * VW)
+        for (int64_t c = 0; c < cols; c += VW) v_store(out + c, read_weight(w + c, cols - c, read));
 }
 
 /* As add_dots, of blocks that lie side by side: sums go on from segment to segment of the outputs. */
