@@ -1,7 +1,9 @@
 """fastlrp: layer-wise relevance propagation at hardware speed on CPUs."""
 
+from importlib import import_module
+
 try:
-    from . import _kernels  # noqa: F401  first, so that what is missing is said here
+    import_module("._kernels", __name__)  # first, so that what is missing is said here
 except ImportError as missing:
     raise ImportError(f"fastlrp's compiled part, fastlrp._kernels, cannot be loaded from {__path__[0]}: {missing}. If "
                       "these are the sources, build it there with `pip install -e .`, or start Python elsewhere with "

@@ -28,7 +28,7 @@ from .rules import AlphaBeta, ZBox
 from .shapes import as_size
 
 ITERATIONS, TILE_ITERATIONS = 1_000_000, 100_000  # of a peak's loop in one call: about two milliseconds
-LONG, FEW = 3.0, 3  # calls that together take more seconds than this are measured this often at most
+LONG, FEW = 3.0, 3  # calls that together take more seconds are measured this often at most; alone, also without a first
 GROWTH = 20  # of the number of calls in a measurement at once, at most: while it is found, some are slow
 
 # (layer, shape of its input, batch): convolutions as in VGG-16, dense layers for one sample and for a batch, LeNet's

@@ -358,7 +358,7 @@ def _rgb(name: str, picture: ArrayLike) -> Picture:
     if array.ndim == 2:
         array = array[..., np.newaxis]
     if array.ndim != 3 or array.shape[-1] not in _CHANNELS or not array.size:
-        batch = "; viz.grid makes one picture of a batch" if array.ndim > 3 or array.shape[-1] > 3 else ""
+        batch = "; viz.grid makes one picture of a batch" if name == "image" and array.ndim > 2 else ""
         raise ValueError(f"{name}: expected pictures (H, W), (H, W, 1) or (H, W, 3), got {np.shape(picture)}{batch}")
     low, high = array.min(), array.max()
     if not (low >= 0 and high <= 1):

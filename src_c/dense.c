@@ -23,7 +23,7 @@
 #define LEAST_DEPTH 32
 #define MANY_ROWS 64 /* of a task backward */
 #define RANGE 64 /* vectors of outputs at a time */
-#define ROWS_AT_ONCE 8 /* whose weights for these stay in L1 */
+#define ROWS_AT_ONCE (2 * FLRP_DOT_ROWS) /* whose weights for these stay in L1 */
 #define IN_CACHE (1 << 18) /* weights: so few are not sent for */
 #define PAD 16 /* floats between rows: they do not meet in the same sets */
 
@@ -222,15 +222,15 @@ static void plan(job *j, int threads) {
     const int forward = p->form == FLRP_DENSE;
     const int64_t lanes = j->kernels->lanes, samples = flrp_min(j->samples, SAMPLES);
     j->panel = lanes * j->kernels->panel_vectors, j->range = RANGE * lanes;
-    j->many = p->src_c && j->samples >= (forward ? MANY : MANY_BACK);
+    j->many = p->src_c /* else nothing would set the sums */ && j->samples >= (forward ? MANY : MANY_BACK);
     j->far = p->src_c * p->dst_c > IN_CACHE;
     if (!j->many) {
         plan_ranges(j, forward ? COLUMNS : ROWS, lanes, threads);
         j->size = SAMPLES * j->width;
     } else if (forward) {
-        plan_ranges(j, flrp_min(COLUMNS, SUMS / samples / j->panel * j->panel), j->panel, threads);
+        plan_ranges(j, flrp_min(COLUMNS, SUMS / samples / j->panel * j->panel), lanes, threads);
         j->depth = flrp_max(LEAST_DEPTH, flrp_min(DEPTH, BLOCK / j->width));
-        j->size = SAMPLES * (DEPTH + PAD) + DEPTH * j->panel + (SAMPLES + FLRP_MAX_ROWS) * j->width;
+        j->size = SAMPLES * (DEPTH + PAD) + DEPTH * j->panel + (SAMPLES + FLRP_MAX_ROWS) * (j->width + j->panel);
     } else {
         plan_ranges(j, MANY_ROWS, FLRP_DOT_ROWS, threads);
         j->size = SAMPLES * j->width * (1 + lanes) + (SAMPLES + ROWS_AT_ONCE) * (j->range + PAD);

@@ -22,9 +22,10 @@ typedef struct {
     int more; /* go on with what is in acc */
 } flrp_tile;
 
-/* Sums over outputs of g (samples, length) times rows of weights, both `stride` apart: lanes first, in acc[s * acc_stride
- * + row * lanes + lane]; with the last segment of outputs across the lanes, added to out[s * out_stride + row]. */
-#define FLRP_DOT_ROWS 4
+/* Sums over outputs of g (samples, length) times rows of weights, both `stride` apart: lanes first, in
+ * acc[s * acc_stride + row * lanes + lane]; with the last segment of outputs across the lanes, added to
+ * out[s * out_stride + row]. */
+#define FLRP_DOT_ROWS 4 /* as v_sum4 takes */
 typedef struct {
     const float *g, *w;
     int64_t length, stride; /* whole vectors, filled up with 0 */

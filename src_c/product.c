@@ -80,8 +80,8 @@ static int64_t slice_rows(const job *j) {
     return flrp_max(flrp_ceil_div(LEAST_SLICE, cols), fit);
 }
 
-/* Cut the grid into tasks: enough for every thread, each small enough for its scratch to stay in L2. Rows are cut into
- * even slices, and tasks are whole ones: weights would be read for a rest of a few rows, too. */
+/* Cut the grid into tasks: enough for every thread, each small enough for its scratch to stay in L2. Rows are cut
+ * evenly, into tasks of about a few whole slices: for a rest of a few rows all weights would be read, too. */
 static void plan_tasks(job *j, int threads) {
     const flrp_product *p = j->p;
     const int64_t rows = p->rows.count, per_row = p->rows.step * (p->cols.count * p->cols.step + j->span_w) *
@@ -92,8 +92,8 @@ static void plan_tasks(job *j, int threads) {
     j->block_samples = 1, j->row_blocks = 1;
     if (fit >= rows) j->block_samples = flrp_even_block(j->samples, fit / rows, threads);
     else {
-        const int64_t slice = narrow(p) ? 1 : flrp_even_block(rows, slice_rows(j), 1);
-        j->row_blocks = flrp_ceil_div(flrp_ceil_div(rows, slice), flrp_max(1, fit / slice));
+        const int64_t slice = narrow(p) ? 1 : flrp_even_block(rows, flrp_min(slice_rows(j), fit), 1);
+        j->row_blocks = flrp_ceil_div(flrp_ceil_div(rows, slice), fit / slice);
     }
     if (j->samples < threads) j->row_blocks = flrp_min(rows, flrp_ceil_div(j->row_blocks, threads) * threads);
     j->block_rows = flrp_ceil_div(rows, j->row_blocks);

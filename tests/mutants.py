@@ -32,8 +32,8 @@ class Mutant(NamedTuple):
 
 
 MUTANTS = [
-    Mutant("slices of rows", "src_c/product.c", "samples, row + r, flrp_min(j->slice",
-           "samples, row, flrp_min(j->slice"),
+    Mutant("slices of rows", "src_c/product.c", "samples, row + r, some",
+           "samples, row, some"),
     Mutant("tile", "src_c/body/tile.h", "bv[v] = v_load(b + v * VW);\n#pragma GCC unroll 6",
            "bv[v] = v_load(b);\n#pragma GCC unroll 6"),
     Mutant("tile, lines", "src_c/body/tile.h", "a[m / rows][at + m % rows]", "a[m / rows][at]"),
@@ -203,8 +203,8 @@ MUTANTS = [
            "for (; s < samples - 1; s++)\n"),
     Mutant("dense, samples at once", "src_c/body/dense.h", "w, out + s * out_stride, out_stride)",
            "w, out, out_stride)"),
-    Mutant("dense, order of sums", "src_c/body/dense.h", "FLRP_INLINE void dots_of(",
-           "#define v_fma(a, b, c) v_add(v_mul(a, b), c)\nFLRP_INLINE void dots_of("),
+    Mutant("dense, order of sums", "src_c/body/dense.h", "sums[s][r] = v_fma(gs[s], w, sums[s][r])",
+           "sums[s][r] = v_add(v_mul(gs[s], w), sums[s][r])"),
     Mutant("dense, reading", "src_c/body/dense.h", "case FLRP_NEGATIVE: dense_backward_with(FLRP_NEGATIVE",
            "case FLRP_NEGATIVE: dense_backward_with(FLRP_PLAIN"),
     Mutant("dense, samples", "src_c/dense.c", "task / j->pieces * SAMPLES", "0 * task"),

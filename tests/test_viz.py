@@ -324,6 +324,12 @@ def test_save_of_a_batch_says_what_makes_one_picture(tmp_path, shape):
     assert viz.save(tmp_path / "a.png", viz.grid(np.zeros(shape))).exists()
 
 
+@pytest.mark.parametrize("shape", [(), (10,)])
+def test_save_of_what_is_no_picture_is_refused(tmp_path, shape):
+    with pytest.raises(ValueError, match=r"image: expected pictures .*\)$"):
+        viz.save(tmp_path / "a.png", np.zeros(shape))
+
+
 def test_save_of_a_bad_kind_leaves_the_old_file_alone(tmp_path, monkeypatch):
     path = viz.save(tmp_path / "a.png", np.zeros((2, 2)))
     before = path.read_bytes()
