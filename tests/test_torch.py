@@ -383,14 +383,28 @@ def test_imported_networks_train_save_and_load(tmp_path: Path) -> None:
     assert [node.name for node in loaded.nodes] == [node.name for node in net.nodes]
 
 
-@pytest.mark.parametrize("first", [
-    nn.ReLU(inplace=True),
-    Calls(lambda x: ((y := x * 2.0).view(-1, 5, 2).relu_(), y)[1]),
-], ids=["as it is", "taken apart"])
+CHANGED = Calls(lambda x: ((y := x * 2.0).view(-1, 5, 2).relu_(), y)[1])  # read after a change in place
+
+
+@pytest.mark.parametrize("first", [nn.ReLU(inplace=True), CHANGED], ids=["as it is", "taken apart"])
 def test_dropout_keeps_its_rate(first: nn.Module) -> None:
     """For training; also where torch has to take apart what happens in place."""
     net = fastlrp.from_torch(nn.Sequential(first, nn.Dropout(0.25), nn.Linear(10, 3)), draw(ROW))
     assert [layer.rate for layer in net.layers if isinstance(layer, fastlrp.Dropout)] == [0.25]
+
+
+@pytest.mark.parametrize(("call", "rates"), [
+    (lambda x: F.dropout(F.dropout(x, 0.1, False).relu_(), 0.2, False), [0.1, 0.2]),
+    (lambda x: F.dropout(x.sigmoid(), 0.1, False, inplace=True).add_(1), [0.1]),
+    (lambda x: (y := x * 2.0) + F.dropout(y.view(-1, 5, 2), 0.1, False).flatten(1), [0.1]),
+    (lambda x: ((y := x * 2.0), F.dropout(y.view(-1, 5, 2), 0.1, False).tanh_())[0], []),  # a copy would not change y
+], ids=["two", "in place", "a sum", "whose input is read after a change"])
+def test_dropout_where_torch_replaces_what_happens_in_place(call: Callable[..., Any], rates: list[float]) -> None:
+    module = nn.Sequential(CHANGED, Calls(call))
+    x = draw(ROW)
+    net = fastlrp.from_torch(module, x)
+    assert error(net, module, x) <= SMALL
+    assert [layer.rate for layer in net.layers if isinstance(layer, fastlrp.Dropout)] == rates
 
 
 @pytest.mark.parametrize("name", ["ShuffleNetV2"])

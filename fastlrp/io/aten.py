@@ -1,8 +1,8 @@
 """What PyTorch's operators (ATen) are in the builder's terms: one small function for each, by the operator's name.
 
 A reader takes the builder and `a`: the operator's arguments by the names that they have in its schema, values as
-`Value`, tensors as arrays; `a.result`: the shape of its (first) result with the batch; `a.module`: the module that
-calls it. What an overload has no argument for is Unsupported. A new operator is one entry in READERS.
+`Value`, tensors as arrays; `a.result`: the shape of its (first) result with the batch. What an overload has no
+argument for is Unsupported. A new operator is one entry in READERS.
 """
 
 from __future__ import annotations
@@ -220,10 +220,6 @@ def _even(size: int, each: int) -> list[int]:
 
 
 def _same(b: Builder, a: Any) -> Value:
-    """x itself; a dropout that torch has taken apart is a dropout still."""
-    rate = getattr(a.module, "p", None)
-    if type(a.module).__name__.startswith("Dropout") and isinstance(rate, float):
-        return b.dropout(_source(a), rate)
     return _source(a)
 
 
@@ -291,6 +287,7 @@ def _spread(sizes: Sequence[int], weight: Any) -> list[int]:
     return list(sizes) * (weight.ndim - 2 if len(sizes) == 1 else 1)
 
 
+DROPOUTS = "dropout", "feature_dropout"  # in evaluation they give their input itself, not a copy
 READERS: dict[str, Reader] = {
     **dict.fromkeys(("conv1d", "conv2d", "convolution"), _conv),
     "linear": _linear, "addmm": _addmm, "mm": _matmul, "matmul": _matmul,
@@ -315,7 +312,7 @@ READERS: dict[str, Reader] = {
     "expand": _expand, "expand_as": _expand, "slice": _slice, "select": _select, "narrow": _narrow,
     "split": _split, "split_with_sizes": _split, "chunk": _chunk,
     **dict.fromkeys(("contiguous", "clone", "alias", "detach", "to", "_to_copy"), _same),
-    **dict.fromkeys(("dropout", "feature_dropout"), _dropout),
+    **dict.fromkeys(DROPOUTS, _dropout), "native_dropout": _first(_dropout),
     "add": _add, "sub": _sub, "rsub": _rsub, "mul": _mul, "div": _div,
 }
 # What may have sizes made of the batch's among its arguments: the trace knows the shape that comes of them.

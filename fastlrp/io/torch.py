@@ -18,7 +18,7 @@ from typing import Any
 from ..errors import UnsupportedError
 from ..network import Network
 from ..reference import Array
-from .aten import READERS, RESHAPING
+from .aten import DROPOUTS, READERS, RESHAPING
 from .building import BATCH, UNKNOWN, Builder, Unsupported, Value
 
 TRACED = 7  # samples in the trace: torch.export takes sizes of 0 and 1 for constants
@@ -122,7 +122,7 @@ def _traced(torch: Any, module: Any, inputs: tuple[Any, ...]) -> Any:
     if not _for_any_batch(program):
         raise UnsupportedError(f"{type(module).__name__}: its trace does not hold for other sizes of the batch than "
                                f"{TRACED}: forward reads the size")
-    return program.run_decompositions({}) if _reads_what_changed(program.graph) else program
+    return _taken_apart(torch, program) if _reads_what_changed(program.graph) else program
 
 
 def _for_any_batch(program: Any) -> bool:
@@ -142,24 +142,57 @@ def _for_any_batch(program: Any) -> bool:
     return True
 
 
+def _taken_apart(torch: Any, program: Any) -> Any:
+    """The program where torch has replaced what happens in place. Dropouts, which in evaluation give their input and so
+    get lost in that, become native_dropout, a copy, where a copy does as well; elsewhere they are left out here, as not
+    every version of torch leaves them out rightly."""
+    graph = program.graph
+    place, sharing = _shared_memory(graph)
+    dropouts = {node: _may_be_copy(node, sharing[node], place) for node in graph.nodes if _kind(node) in DROPOUTS}
+    for node, may_be_copy in dropouts.items():
+        kept = node.args[0]
+        if may_be_copy:
+            with graph.inserting_before(node):
+                both = graph.call_function(torch.ops.aten.native_dropout.default, (*node.args[:2], False))
+                kept = graph.call_function(operator.getitem, (both, 0))
+            both.meta, kept.meta = {**node.meta, "val": (node.meta["val"], node.meta["val"])}, node.meta
+        node.replace_all_uses_with(kept)
+        graph.erase_node(node)
+    return program.run_decompositions({})
+
+
+def _may_be_copy(node: Any, sharing: list[Any], place: dict[Any, int]) -> bool:
+    """Whether a node may give a copy of what it shares with others: nobody changes that later, or nobody reads it later
+    but through this node."""
+    later = [(own, user) for own in sharing for user in own.users if place[user] > place[node]]
+    return not any(_in_place(user) for _, user in later) or all(place[own] >= place[node] for own, _ in later)
+
+
 def _reads_what_changed(graph: Any) -> bool:
     """Whether a value is read after an operator in place has changed it, or one that may share its memory: what the
     operator gives is then not all that it does, and torch has to take it apart."""
+    place, sharing = _shared_memory(graph)
+    return any(_in_place(node) and any(place[user] > place[node] for own in sharing[node] if place[own] < place[node]
+                                       for user in own.users) for node in graph.nodes)
+
+
+def _shared_memory(graph: Any) -> tuple[dict[Any, int], dict[Any, list[Any]]]:
+    """Of each node its place in the graph and the nodes that may share its memory."""
     place = {node: i for i, node in enumerate(graph.nodes)}
     sharing: dict[Any, list[Any]] = {node: [node] for node in graph.nodes}
     for node in graph.nodes:
         source = node.args[0] if node.args else None
-        if not isinstance(source, type(node)):
-            continue
         schema: Any = getattr(node.target, "_schema", None)
-        if schema and schema.is_mutable and any(place[user] > place[node]
-                                                for own in sharing[source] for user in own.users):
-            return True
-        if node.target is operator.getitem or (schema and (
-                "dropout" in schema.name or any(result.alias_info for result in schema.returns))):
+        if isinstance(source, type(node)) and (node.target is operator.getitem or (schema and (
+                _kind(node) in DROPOUTS or any(result.alias_info for result in schema.returns)))):
             sharing[source].append(node)
             sharing[node] = sharing[source]
-    return False
+    return place, sharing
+
+
+def _in_place(node: Any) -> bool:
+    schema: Any = getattr(node.target, "_schema", None)
+    return bool(schema and schema.is_mutable)
 
 
 class _Reader:
@@ -251,7 +284,7 @@ class _Reader:
         if not results[0].dtype.is_floating_point:
             raise Unsupported(f"to {results[0].dtype}: only to floating point")
         options = _Arguments({key: self._constant(value) for key, value in named.items()} | {
-            "result": self._shape(results[0]), "module": self._module(node)})
+            "result": self._shape(results[0])})
         found = READERS[kind](self.builder, options)
         for own, result in zip(found if isinstance(found, (tuple, list)) else [found], results, strict=False):
             if own.shape != (shape := self._shape(result)[1:]):
