@@ -282,20 +282,23 @@ static int64_t list_blocks(const job *j, const float *source, int64_t sample, in
     return n;
 }
 
-/* A block of pixels times one panel's weights of segments [begin, end), of which it has those of its row taps. */
+/* A block of pixels times one panel's weights of segments [begin, end), of which it has those of its row taps. Each
+ * segment sends for `lines` of the weights that follow these. */
 static void run_block(const job *j, const block *b, const float *weights, int64_t begin, int64_t end, int vectors,
-                      float *acc) {
+                      int64_t part, int64_t lines, float *acc) {
     const int64_t width = (int64_t)j->kernels->lanes * j->kernels->panel_vectors;
     const int64_t first = flrp_max(begin, b->first * j->row_segments), last = flrp_min(end, b->last * j->row_segments);
     flrp_tile t = {.a = b->a, .b = weights, .length = j->length, .a_step = 1, .b_step = width, .more = begin > 0,
                    .a_offsets = j->a_offsets + first, .b_offsets = j->flat ? 0 : j->b_offsets + first,
-                   .segments = flrp_max(0, last - first)};
+                   .segments = flrp_max(0, last - first),
+                   .soon = (const char *)(weights + end * j->length * width) + part * lines * (end - begin) * FLRP_CACHE_LINE,
+                   .soon_lines = lines};
     if (j->flat) t.b += first * width;
     if (t.segments || !t.more) j->kernels->tile((int)b->count, vectors, &t, acc);
 }
 
 /* Blocks of pixels times one panel of output channels, slice by slice of the reduction: a slice's weights stay in L1
- * for all blocks. */
+ * for all blocks, which bring the next slice's, a part each, from wherever they are. */
 static void run_panel(const job *j, const block *blocks, int64_t count, int64_t group, int64_t panel, int64_t k_total,
                       float *sums) {
     const flrp_product *p = j->p;
@@ -304,6 +307,8 @@ static void run_panel(const job *j, const block *blocks, int64_t count, int64_t 
     const int64_t n = flrp_min(width, group_out - panel * width), vectors = flrp_ceil_div(n, kernels->lanes);
     const int64_t channel = group * group_out + panel * width, segments = p->rows.taps * j->row_segments;
     const int several = j->slice_segments < segments;
+    const int64_t segment_lines = j->length * width * (int64_t)sizeof(float) / FLRP_CACHE_LINE;
+    const int64_t lines = several ? flrp_ceil_div(segment_lines, count) : 0;
     for (int side = 0; side < p->sides; side++) {
         const float *weights = p->weights + ((side * p->groups + group) * j->panels + panel) * k_total * width;
         for (int64_t begin = 0, end; begin == 0 || begin < segments; begin = end) {
@@ -314,7 +319,7 @@ static void run_panel(const job *j, const block *blocks, int64_t count, int64_t 
                 if (end == segments)
                     for (int64_t m = 0; m < b->count; m++)
                         flrp_prefetch_ends(j->epilogue, side, b->offsets[m] + channel, n);
-                run_block(j, b, weights, begin, end, (int)vectors, acc);
+                run_block(j, b, weights, begin, end, (int)vectors, i, lines, acc);
                 if (end == segments)
                     kernels->finish(j->epilogue, side, (int)b->count, n, channel, acc, vectors * kernels->lanes, b->offsets);
             }
