@@ -14,7 +14,7 @@
 #define SHORT_SEGMENT 16 /* runs shorter than this become segments of one element */
 #define MOST_SHORT 512   /* unless their offsets would crowd the L1 cache */
 #define LONG_SEGMENT 128
-#define WEIGHTS_TARGET (32 << 10) /* bytes of a panel's weights that all blocks of pixels take from L1 */
+#define WEIGHTS_TARGET (48 << 10) /* bytes of a panel's weights that all blocks of pixels take from L1 and L2 */
 #define SCRATCH_TARGET (37 << 10) /* bytes of source rows per task and lane: they stay in L2 beside a slice of weights */
 
 #define SLICE_TARGET (24 << 10)   /* bytes a lane of what the epilogue touches */
