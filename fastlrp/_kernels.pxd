@@ -45,7 +45,7 @@ cdef extern from "fastlrp.h" nogil:
         int64_t segments, length
         const flrp_term *terms
         const int64_t *starts
-        int64_t passes, block
+        int64_t passes, block, panel
     ctypedef struct flrp_product:
         flrp_axis rows, cols
         int64_t src_h, src_w, src_c, dst_h, dst_w, dst_c, groups, parts, sides

@@ -442,7 +442,7 @@ cdef class Product:
         p.form, l.form = FLRP_LANES, form
         p.weights = <const float *>cnp.PyArray_DATA(<cnp.ndarray>lanes.weight)
         l.width, l.line, l.first = lanes.width, lanes.line, lanes.first
-        l.passes, l.block = lanes.passes, lanes.block
+        l.passes, l.block, l.panel = lanes.passes, lanes.block, lanes.panel
         l.segments, l.length = lanes.offsets.shape[1], lanes.length
         l.offsets = <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>lanes.offsets)
         if lanes.terms is not None:

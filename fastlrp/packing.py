@@ -148,7 +148,7 @@ def winograd_lanes(packed: Array, outputs: int, width: int) -> Lanes:
     """The same weights for samples side by side."""
     sides, panels, k, panel = packed.shape
     weight = np.ascontiguousarray(packed.swapaxes(1, 2).reshape(sides, k, panels * panel)[..., :outputs])
-    return Lanes(weight, width, 0, 0, np.zeros((1, 1), np.int64), 0, 1, outputs, None, None)
+    return Lanes(weight, width, 0, 0, np.zeros((1, 1), np.int64), 0, 1, outputs, outputs, None, None)
 
 
 def limbs(weight: Array, sweep: Sweep, count: int) -> Array:
@@ -235,6 +235,7 @@ class Lanes:
     length: int
     passes: int
     block: int
+    panel: int
     terms: Array | None
     starts: Array | None
 
@@ -242,6 +243,7 @@ class Lanes:
 TERM = np.dtype([("offset", np.int32), ("weight", np.float32)])
 PLACES = 14  # FLRP_LANE_PLACES
 SUMS = 3072  # floats of the sums of a block of outputs, about: they stay in L1 beside what they are made of
+PANEL = 6  # outputs of a block of two vectors, where a value is several: its weights are one run
 PASS = 128  # of a long sum, where a value is eight vectors: the same
 
 
@@ -267,8 +269,11 @@ def lanes(weight: Array, sweep: Sweep, source: tuple[int, int], scatter: bool, w
     if listed and prefers_terms(weight, places):
         at = offsets[:, :, None] + np.arange(length) * width
         terms, starts = _terms(weight, at.reshape(rows, k), passes, block)
-    weight = np.ascontiguousarray(weight, dtype=np.float32)
-    return Lanes(weight, width, line, first, offsets, length, passes, block, terms, starts)
+    panel = PANEL if many else outputs
+    flat = weight.reshape(len(weight) * weight.shape[1], rows * k, outputs).astype(np.float32, copy=False)
+    pieces = [flat[..., at:at + panel].reshape(len(flat), -1) for at in range(0, outputs, panel)]
+    return Lanes(_laid_out(np.concatenate(pieces, axis=1)), width, line, first, offsets, length, passes, block, panel,
+                 terms, starts)
 
 
 def prefers_terms(weight: Array, places: int) -> bool:

@@ -81,7 +81,7 @@ typedef struct {
  * LISTS: one tap, weights of which many are 0 (lists.c): lanes are pixels; `lanes` has a list for [side][pass][output],
  * one segment each, of terms whose offset is k within the pass times `width`; passes of `length`.
  * LANES: lanes are samples (lanes.c): one sample here is `lanes.width` of them side by side, every value of theirs one
- * run; weights [side][column tap, for scattered sums][row tap][k][output]. */
+ * run; weights [side][column tap, for scattered sums][panel of outputs][row tap][k][output]. */
 enum {
     FLRP_WIDE, FLRP_NARROW, FLRP_SCATTER, FLRP_WINOGRAD, FLRP_DEPTHWISE, FLRP_DENSE, FLRP_DENSE_BACK, FLRP_LIMBS,
     FLRP_LISTS, FLRP_LANES
@@ -110,6 +110,7 @@ typedef struct {
     const int64_t *starts;  /* in each list: [set][block of outputs][pass][output in it][row tap, and the end] */
                             /* LISTS: as above, and the end */
     int64_t passes, block;  /* passes: over the length, more than 1 only where it is one segment of one row tap */
+    int64_t panel;          /* LANES: outputs in one panel of weights; the last one may have fewer */
 } flrp_lane_product;
 
 /* A product of source pixels with packed weights over a grid of destination pixels. */

@@ -54,15 +54,20 @@ static void sum_terms(const job *j, const float *x, int places, const range *r, 
     }
 }
 
+/* Outputs whose weights are neighbours, at most so many, from `output` on: their number. */
+static int64_t find_weights(const job *j, const range *r, int64_t output, int64_t most, flrp_lane_block *t) {
+    const int64_t outs = j->p->dst_c, terms = j->p->rows.taps * j->k, panel = output / j->l->panel * j->l->panel;
+    t->w_step = flrp_min(j->l->panel, outs - panel);
+    t->w = j->p->weights + (r->set * outs + panel) * terms + r->first * j->k * t->w_step + output - panel;
+    return flrp_min(most, panel + t->w_step - output);
+}
+
 static void sum_blocks(const job *j, const float *x, int places, const range *r, const target *to) {
     const flrp_lane_product *l = j->l;
-    const int64_t outs = j->p->dst_c;
-    const float *weights = j->p->weights + (r->set * j->p->rows.taps + r->first) * j->k * outs + r->output;
-    const int64_t rows_of[3] = {0, flrp_even_block(r->outputs, FLRP_LANE_ROWS, 1),
-                                flrp_even_block(r->outputs, FLRP_LANE_ROWS / 2, 1)};
+    const int64_t even = flrp_min(r->outputs, l->panel);
+    const int64_t rows_of[3] = {0, flrp_even_block(even, FLRP_LANE_ROWS, 1), flrp_even_block(even, FLRP_LANE_ROWS / 2, 1)};
     flrp_lane_block t = {.offsets = l->offsets + r->first * l->segments, .segments = (r->last - r->first) * l->segments,
-                         .w_step = outs, .x_step = l->width, .x_place = j->x_place, .out_row = l->width,
-                         .out_place = to->place};
+                         .x_step = l->width, .x_place = j->x_place, .out_row = l->width, .out_place = to->place};
     for (int64_t pass = 0, k = 0; pass < l->passes; pass++, k += t.length) {
         t.length = l->length * (pass + 1) / l->passes - k;
         t.mode = mode(to, pass);
@@ -70,8 +75,8 @@ static void sum_blocks(const job *j, const float *x, int places, const range *r,
             places_at_once = places - v > 1 ? 2 : 1;
             t.x = x + k * l->width + v * j->x_place;
             for (int64_t i = 0, rows; i < r->outputs; i += rows) {
-                rows = flrp_min(rows_of[places_at_once], r->outputs - i);
-                t.w = weights + k * outs + i;
+                rows = find_weights(j, r, r->output + i, flrp_min(rows_of[places_at_once], r->outputs - i), &t);
+                t.w += k * t.w_step;
                 t.out = to->out + i * l->width + v * to->place;
                 j->kernels->lane_block((int)rows, places_at_once, &t);
             }
