@@ -243,7 +243,7 @@ class Lanes:
 TERM = np.dtype([("offset", np.int32), ("weight", np.float32)])
 PLACES = 14  # FLRP_LANE_PLACES
 SUMS = 3072  # floats of the sums of a block of outputs, about: they stay in L1 beside what they are made of
-PANEL = 6  # outputs of a block of two vectors, where a value is several: its weights are one run
+LANE_PANEL = 6  # outputs of a block of two vectors, where a value is several: its weights are one run
 PASS = 128  # of a long sum, where a value is eight vectors: the same
 
 
@@ -269,7 +269,7 @@ def lanes(weight: Array, sweep: Sweep, source: tuple[int, int], scatter: bool, w
     if listed and prefers_terms(weight, places):
         at = offsets[:, :, None] + np.arange(length) * width
         terms, starts = _terms(weight, at.reshape(rows, k), passes, block)
-    panel = PANEL if many else outputs
+    panel = LANE_PANEL if many else outputs
     flat = weight.reshape(len(weight) * weight.shape[1], rows * k, outputs).astype(np.float32, copy=False)
     pieces = [flat[..., at:at + panel].reshape(len(flat), -1) for at in range(0, outputs, panel)]
     return Lanes(_laid_out(np.concatenate(pieces, axis=1)), width, line, first, offsets, length, passes, block, panel,

@@ -31,7 +31,7 @@ ROWS = [
     {"methods"},
     {"explain"},
     {"network", "train"},
-    {"io", "evaluate"},
+    {"io"},
     {"demo", "bench"},
     {"__init__"},
     {"cli"},
@@ -101,6 +101,14 @@ def test_pictures_need_numpy_and_matplotlib_alone() -> None:
     found = {name for name, _ in imports(PACKAGE / "viz.py")}
     assert {name for name in found if name.startswith(".")} == set()
     assert not found & {"tqdm", *OPTIONAL}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_module_names_each_thing_once(path: Path) -> None:
+    """A second constant of a name would be what all functions see, the ones above it too."""
+    assigned = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Assign)]
+    names = [target.id for node in assigned for target in node.targets if isinstance(target, ast.Name)]
+    assert len(names) == len(set(names)), sorted(names)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
