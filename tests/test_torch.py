@@ -398,7 +398,8 @@ def test_dropout_keeps_its_rate(first: nn.Module) -> None:
     (lambda x: F.dropout(x.sigmoid(), 0.1, False, inplace=True).add_(1), [0.1]),
     (lambda x: (y := x * 2.0) + F.dropout(y.view(-1, 5, 2), 0.1, False).flatten(1), [0.1]),
     (lambda x: ((y := x * 2.0), F.dropout(y.view(-1, 5, 2), 0.1, False).tanh_())[0], []),  # a copy would not change y
-], ids=["two", "in place", "a sum", "whose input is read after a change"])
+    (lambda x: ((y := x * 2.0), F.dropout(y.view(-1, 5, 2), 0.1, False).flatten(1) * 2.0)[1].add_(y), [0.1]),
+], ids=["two", "in place", "a sum", "whose input is read after a change", "whose input is added in place"])
 def test_dropout_where_torch_replaces_what_happens_in_place(call: Callable[..., Any], rates: list[float]) -> None:
     module = nn.Sequential(CHANGED, Calls(call))
     x = draw(ROW)
@@ -424,6 +425,40 @@ def test_relevance_where_channels_are_split_and_shuffled(name: str, tmp_path: Pa
         assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
         if not biases:
             np.testing.assert_allclose(found.sum(axis=(1, 2, 3)), logits.detach().numpy(), rtol=1e-5)
+
+
+def test_dropout_for_training_is_a_copy() -> None:
+    """Of a module in evaluation too: functions do not know. What is dropped is left to training."""
+    module = Calls(lambda x: F.dropout(y := x * 2.0, 1e-9).relu_() + y)
+    x = draw(ROW)
+    net = fastlrp.from_torch(module, x)
+    assert error(net, module, x) <= SMALL
+    assert [layer.rate for layer in net.layers if isinstance(layer, fastlrp.Dropout)] == [1e-9]
+
+
+def test_an_input_may_be_named_dropout() -> None:
+    class Named(nn.Module):
+        def forward(self, dropout: torch.Tensor) -> torch.Tensor:
+            y = dropout * 2.0
+            y.view(-1, 5, 2).relu_()
+            return y
+
+    x = draw(ROW)
+    assert error(fastlrp.from_torch(Named(), x), Named(), x) <= SMALL
+
+
+def test_an_operator_that_only_changes_its_input_is_not_overlooked() -> None:
+    @torch.library.custom_op("fastlrp_tests::double", mutates_args=("x",))
+    def double(x: torch.Tensor) -> None:
+        x *= 2.0
+
+    def call(x: torch.Tensor) -> torch.Tensor:
+        y = x * 2.0
+        double(y)
+        return y.relu()
+
+    with pytest.raises(fastlrp.UnsupportedError, match=r"double|auto_functionalized"):
+        fastlrp.from_torch(Calls(call), draw(ROW))
 
 
 def test_parts_have_the_names_of_their_operators() -> None:

@@ -148,7 +148,7 @@ def _taken_apart(torch: Any, program: Any) -> Any:
     every version of torch leaves them out rightly."""
     graph = program.graph
     place, sharing = _shared_memory(graph)
-    dropouts = {node: _may_be_copy(node, sharing[node], place) for node in graph.nodes if _kind(node) in DROPOUTS}
+    dropouts = {node: _may_be_copy(node, sharing[node], place) for node in graph.nodes if _is_dropout(node)}
     for node, may_be_copy in dropouts.items():
         kept = node.args[0]
         if may_be_copy:
@@ -165,15 +165,15 @@ def _may_be_copy(node: Any, sharing: list[Any], place: dict[Any, int]) -> bool:
     """Whether a node may give a copy of what it shares with others: nobody changes that later, or nobody reads it later
     but through this node."""
     later = [(own, user) for own in sharing for user in own.users if place[user] > place[node]]
-    return not any(_in_place(user) for _, user in later) or all(place[own] >= place[node] for own, _ in later)
+    return not any(own in _changed(user) for own, user in later) or all(place[own] >= place[node] for own, _ in later)
 
 
 def _reads_what_changed(graph: Any) -> bool:
     """Whether a value is read after an operator in place has changed it, or one that may share its memory: what the
     operator gives is then not all that it does, and torch has to take it apart."""
     place, sharing = _shared_memory(graph)
-    return any(_in_place(node) and any(place[user] > place[node] for own in sharing[node] if place[own] < place[node]
-                                       for user in own.users) for node in graph.nodes)
+    return any(place[user] > place[node] for node in graph.nodes for changed in _changed(node)
+               for own in sharing[changed] if place[own] < place[node] for user in own.users)
 
 
 def _shared_memory(graph: Any) -> tuple[dict[Any, int], dict[Any, list[Any]]]:
@@ -183,16 +183,26 @@ def _shared_memory(graph: Any) -> tuple[dict[Any, int], dict[Any, list[Any]]]:
     for node in graph.nodes:
         source = node.args[0] if node.args else None
         schema: Any = getattr(node.target, "_schema", None)
-        if isinstance(source, type(node)) and (node.target is operator.getitem or (schema and (
-                _kind(node) in DROPOUTS or any(result.alias_info for result in schema.returns)))):
+        if isinstance(source, type(node)) and (
+                node.target is operator.getitem or (_is_dropout(node) and not node.args[2]) or _changed(node) or (
+                    schema and any(result.alias_info for result in schema.returns))):
             sharing[source].append(node)
             sharing[node] = sharing[source]
     return place, sharing
 
 
-def _in_place(node: Any) -> bool:
+def _is_dropout(node: Any) -> bool:
+    return node.op == "call_function" and _kind(node) in DROPOUTS  # (input, p, train)
+
+
+def _changed(node: Any) -> list[Any]:
+    """What an operator changes in place."""
     schema: Any = getattr(node.target, "_schema", None)
-    return bool(schema and schema.is_mutable)
+    if not schema or not schema.is_mutable:
+        return []
+    given = dict(zip((spec.name for spec in schema.arguments), node.args, strict=False)) | node.kwargs
+    return [given[spec.name] for spec in schema.arguments
+            if spec.alias_info and spec.alias_info.is_write and isinstance(given.get(spec.name), type(node))]
 
 
 class _Reader:
