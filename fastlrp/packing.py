@@ -243,7 +243,7 @@ class Lanes:
 TERM = np.dtype([("offset", np.int32), ("weight", np.float32)])
 PLACES = 14  # FLRP_LANE_PLACES
 SUMS = 3072  # floats of the sums of a block of outputs, about: they stay in L1 beside what they are made of
-LANE_PANEL = 6  # outputs of a block of two vectors, where a value is several: its weights are one run
+LANE_PANEL = 6  # outputs of a block of two vectors, at most; where a value is several, their weights are one run
 PASS = 128  # of a long sum, where a value is eight vectors: the same
 
 
@@ -263,24 +263,30 @@ def lanes(weight: Array, sweep: Sweep, source: tuple[int, int], scatter: bool, w
     above = np.array(sweep.rows.offsets, np.int64)[:, None]
     offsets = np.ascontiguousarray((above * line + taps) * channels * width)
     passes = max(1, -(-k // PASS)) if many and rows == 1 and length == k and not scatter else 1
-    places = width // vector if many else -(-cols.count // -(-cols.count // PLACES)) if cols.count else 1
-    block = outputs if scatter else min(outputs, max(12, SUMS // (places * vector) // 6 * 6))
+    places = width // vector if many else _even(cols.count, PLACES)
+    panel = _even(outputs, LANE_PANEL) if many else outputs
+    step = panel if many else LANE_PANEL
+    block = outputs if scatter else min(outputs, max(12, SUMS // (places * vector)) // step * step)
     terms = starts = None
     if listed and prefers_terms(weight, places):
         at = offsets[:, :, None] + np.arange(length) * width
         terms, starts = _terms(weight, at.reshape(rows, k), passes, block)
-    panel = LANE_PANEL if many else outputs
     flat = weight.reshape(len(weight) * weight.shape[1], rows * k, outputs).astype(np.float32, copy=False)
     pieces = [flat[..., at:at + panel].reshape(len(flat), -1) for at in range(0, outputs, panel)]
     return Lanes(_laid_out(np.concatenate(pieces, axis=1)), width, line, first, offsets, length, passes, block, panel,
                  terms, starts)
 
 
+def _even(count: int, most: int) -> int:
+    """What each of the fewest pieces of `count` has that have no more than `most`; the last may have less."""
+    return -(-count // -(-count // most)) if count else 1
+
+
 def prefers_terms(weight: Array, places: int) -> bool:
     """Whether a list of the weights that are not 0 for each output takes less time than blocks of outputs with all of
     them, for so many vectors side by side. Counted in half cycles of two multiply-adds and two loads."""
     outputs = weight.shape[-1]
-    rows = -(-outputs // -(-outputs // 6))  # of a block of two vectors
+    rows = _even(outputs, LANE_PANEL)
     listed = np.count_nonzero(weight) * max(8, places + 2) / places
     return bool(listed < weight.size * max(8, 2.2 * rows) / (2 * rows))
 

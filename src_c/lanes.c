@@ -54,12 +54,11 @@ static void sum_terms(const job *j, const float *x, int places, const range *r, 
     }
 }
 
-/* Outputs whose weights are neighbours, at most so many, from `output` on: their number. */
-static int64_t find_weights(const job *j, const range *r, int64_t output, int64_t most, flrp_lane_block *t) {
+/* The weights of a block from `output` on, and how far each term's are from the next's. */
+static void find_weights(const job *j, const range *r, int64_t output, flrp_lane_block *t) {
     const int64_t outs = j->p->dst_c, terms = j->p->rows.taps * j->k, panel = output / j->l->panel * j->l->panel;
     t->w_step = flrp_min(j->l->panel, outs - panel);
     t->w = j->p->weights + (r->set * outs + panel) * terms + r->first * j->k * t->w_step + output - panel;
-    return flrp_min(most, panel + t->w_step - output);
 }
 
 static void sum_blocks(const job *j, const float *x, int places, const range *r, const target *to) {
@@ -75,7 +74,8 @@ static void sum_blocks(const job *j, const float *x, int places, const range *r,
             places_at_once = places - v > 1 ? 2 : 1;
             t.x = x + k * l->width + v * j->x_place;
             for (int64_t i = 0, rows; i < r->outputs; i += rows) {
-                rows = find_weights(j, r, r->output + i, flrp_min(rows_of[places_at_once], r->outputs - i), &t);
+                rows = flrp_min(rows_of[places_at_once], r->outputs - i); /* all of one panel */
+                find_weights(j, r, r->output + i, &t);
                 t.w += k * t.w_step;
                 t.out = to->out + i * l->width + v * to->place;
                 j->kernels->lane_block((int)rows, places_at_once, &t);

@@ -282,48 +282,65 @@ static int64_t list_blocks(const job *j, const float *source, int64_t sample, in
     return n;
 }
 
-/* A block of pixels times one panel's weights of segments [begin, end), of which it has those of its row taps. Each
- * segment sends for `lines` of the weights that follow these. */
-static void run_block(const job *j, const block *b, const float *weights, int64_t begin, int64_t end, int vectors,
-                      int64_t part, int64_t lines, float *acc) {
+/* One panel's weights of segments [begin, end) of the reduction, and what is sent for meanwhile: so many cache lines of
+ * the weights that are needed next, so many with each segment of each block. */
+typedef struct {
+    const float *weights, *next;
+    int64_t begin, end, next_lines, lines;
+} weight_slice;
+
+/* Floats of one segment of a panel's weights. */
+static int64_t segment_size(const job *j) { return j->length * j->kernels->lanes * j->kernels->panel_vectors; }
+
+/* For `count` blocks. after: the weights after these `segments`, NULL if none follow. */
+static void look_ahead(const job *j, weight_slice *s, int64_t segments, int64_t count, const float *after) {
+    const int64_t left = segments - s->end;
+    s->next = left ? s->weights + s->end * segment_size(j) : after;
+    s->next_lines = s->next ? flrp_min(left ? left : segments, j->slice_segments) * segment_size(j) * 4 / FLRP_CACHE_LINE : 0;
+    s->lines = flrp_ceil_div(s->next_lines, count * (s->end - s->begin));
+}
+
+/* Block i, times those segments of a slice that are its row taps'. */
+static void run_block(const job *j, const block *b, const weight_slice *s, int vectors, int64_t i, float *acc) {
     const int64_t width = (int64_t)j->kernels->lanes * j->kernels->panel_vectors;
-    const int64_t first = flrp_max(begin, b->first * j->row_segments), last = flrp_min(end, b->last * j->row_segments);
-    flrp_tile t = {.a = b->a, .b = weights, .length = j->length, .a_step = 1, .b_step = width, .more = begin > 0,
+    const int64_t first = flrp_max(s->begin, b->first * j->row_segments), last = flrp_min(s->end, b->last * j->row_segments);
+    const int64_t sent = i * s->lines * (s->end - s->begin);
+    flrp_tile t = {.a = b->a, .b = s->weights, .length = j->length, .a_step = 1, .b_step = width, .more = s->begin > 0,
                    .a_offsets = j->a_offsets + first, .b_offsets = j->flat ? 0 : j->b_offsets + first,
-                   .segments = flrp_max(0, last - first),
-                   .soon = (const char *)(weights + end * j->length * width) + part * lines * (end - begin) * FLRP_CACHE_LINE,
-                   .soon_lines = lines};
+                   .segments = flrp_max(0, last - first), .soon = (uintptr_t)s->next + (uintptr_t)(sent * FLRP_CACHE_LINE),
+                   .soon_lines = sent < s->next_lines ? s->lines : 0};
     if (j->flat) t.b += first * width;
     if (t.segments || !t.more) j->kernels->tile((int)b->count, vectors, &t, acc);
 }
 
-/* Blocks of pixels times one panel of output channels, slice by slice of the reduction: a slice's weights stay in L1
- * for all blocks, which bring the next slice's, a part each, from wherever they are. */
-static void run_panel(const job *j, const block *blocks, int64_t count, int64_t group, int64_t panel, int64_t k_total,
-                      float *sums) {
+/* Blocks of pixels times one panel of output channels, slice by slice of the reduction: all blocks take a slice's
+ * weights from L1 or L2, and bring the next slice's, a share each, from wherever they are. */
+static void run_panel(const job *j, const block *blocks, int64_t count, int64_t group, int64_t panel, float *sums) {
     const flrp_product *p = j->p;
     const flrp_kernels *kernels = j->kernels;
     const int64_t group_out = p->dst_c / p->groups, width = (int64_t)kernels->lanes * kernels->panel_vectors;
     const int64_t n = flrp_min(width, group_out - panel * width), vectors = flrp_ceil_div(n, kernels->lanes);
     const int64_t channel = group * group_out + panel * width, segments = p->rows.taps * j->row_segments;
+    const int64_t size = segments * segment_size(j), all = p->groups * j->panels * size;
     const int several = j->slice_segments < segments;
-    const int64_t segment_lines = j->length * width * (int64_t)sizeof(float) / FLRP_CACHE_LINE;
-    const int64_t lines = several ? flrp_ceil_div(segment_lines, count) : 0;
+    const float *weights = p->weights + (group * j->panels + panel) * size;
     for (int side = 0; side < p->sides; side++) {
-        const float *weights = p->weights + ((side * p->groups + group) * j->panels + panel) * k_total * width;
-        for (int64_t begin = 0, end; begin == 0 || begin < segments; begin = end) {
-            end = flrp_min(segments, begin + j->slice_segments);
+        weight_slice s = {.weights = weights + side * all};
+        const float *after = side + 1 < p->sides ? s.weights + all : panel + 1 < j->panels ? weights + size : 0;
+        for (; s.begin == 0 || s.begin < segments; s.begin = s.end) {
+            s.end = flrp_min(segments, s.begin + j->slice_segments);
+            if (several) look_ahead(j, &s, segments, count, after);
             for (int64_t i = 0; i < count; i++) {
                 const block *b = &blocks[i];
                 float *acc = sums + (several ? i * FLRP_MAX_TILE : 0);
-                if (end == segments)
+                if (s.end == segments)
                     for (int64_t m = 0; m < b->count; m++)
                         flrp_prefetch_ends(j->epilogue, side, b->offsets[m] + channel, n);
-                run_block(j, b, weights, begin, end, (int)vectors, i, lines, acc);
-                if (end == segments)
+                run_block(j, b, &s, (int)vectors, i, acc);
+                if (s.end == segments)
                     kernels->finish(j->epilogue, side, (int)b->count, n, channel, acc, vectors * kernels->lanes, b->offsets);
             }
-            if (end == begin) break;
+            if (s.end == s.begin) break;
         }
     }
 }
@@ -429,7 +446,6 @@ static void run_task(void *context, int64_t task, int thread) {
         run_narrow(j, source, sample, samples, row, rows, scratch + j->scratch_size);
         return;
     }
-    const int64_t k_total = p->rows.taps * j->row_segments * j->length;
     const int64_t begin = first_of(j->panels, piece, j->panel_blocks);
     const int64_t end = first_of(j->panels, piece + 1, j->panel_blocks);
     const int64_t slices = flrp_ceil_div(rows, j->slice);
@@ -438,7 +454,7 @@ static void run_task(void *context, int64_t task, int thread) {
             const int64_t r = first_of(rows, i, slices), some = first_of(rows, i + 1, slices) - r;
             const float *from = source + r * p->rows.step * j->line + group * (p->src_c / p->groups);
             const int64_t count = list_blocks(j, from, sample, samples, row + r, some, blocks);
-            for (int64_t panel = begin; panel < end; panel++) run_panel(j, blocks, count, group, panel, k_total, sums);
+            for (int64_t panel = begin; panel < end; panel++) run_panel(j, blocks, count, group, panel, sums);
         }
 }
 

@@ -40,10 +40,11 @@ FLRP_INLINE void tile_block(const int rows, const int vectors, const flrp_tile *
         for (int64_t s = 0, i = 0; s < segments; s++, i += a_step)
             tile_step(rows, vectors, acc, a, i, t->b + b_offsets[s]);
     } else {
-        const char *soon = t->soon;
+        uintptr_t soon = t->soon;
         for (int64_t s = 0; s < segments; s++) {
             const float *b = t->b + b_offsets[s];
-            for (int64_t n = 0; n < t->soon_lines; n++, soon += FLRP_CACHE_LINE) __builtin_prefetch(soon, 0, 2);
+            for (int64_t n = 0; n < t->soon_lines; n++, soon += FLRP_CACHE_LINE)
+                __builtin_prefetch((const void *)soon, 0, 2);
 #pragma GCC unroll 6
             for (int m = 0; m < rows; m++) a[m] = t->a[m] + a_offsets[s];
             for (int64_t k = 0, i = 0; k < length; k++, i += a_step, b += b_step)
