@@ -83,7 +83,7 @@ MUTANTS = [
     Mutant("lanes, last panel", "src_c/lanes.c", "flrp_min(j->l->panel, outs - panel)", "j->l->panel"),
     Mutant("lanes, row taps in panels", "src_c/lanes.c", "r->first * j->k * t->w_step", "r->first * j->k * outs"),
     Mutant("lanes, passes in panels", "src_c/lanes.c", "t.w += k * t.w_step;", "t.w += k * j->p->dst_c;"),
-    Mutant("lanes, even panels", "fastlrp/packing.py", "panel = _even(outputs, LANE_PANEL) if many", "panel = 4 if many"),
+    Mutant("lanes, blocks of panels", "fastlrp/packing.py", "step = panel if many else LANE_PANEL", "step = LANE_PANEL"),
     Mutant("lanes, row taps", "src_c/lanes.c", "l->offsets + r->first * l->segments", "l->offsets"),
     Mutant("lanes, first column", "src_c/lanes.c", "p->cols.offsets[0] : 0) - j->l->first", "p->cols.offsets[0] : 0)"),
     Mutant("lanes, outputs", "src_c/lanes.c", "finish(e, side, columns, n, r->output * width",

@@ -223,6 +223,15 @@ def test_products_of_samples_side_by_side(isa: str, name: str) -> None:
     assert found or LINEAR[name][1].get("groups", 1) > 1 or _kernels.has_limbs()
 
 
+@pytest.mark.parametrize("vector", [4, 8, 16])
+def test_blocks_of_lanes_are_whole_panels(vector: int) -> None:
+    """Whatever the outputs; a block may be smaller than all of them where vectors are long."""
+    sweep = Geometry((1, 1, 3), (1, 1), (1, 1), ((0, 0), (0, 0)), out_channels=1).forward_sweeps[0]
+    for outputs in range(1, 80):
+        made = packing.lanes(np.ones((1, 1, 1, 3, outputs)), sweep, (1, 3), False, 8 * vector, vector)
+        assert made.block == outputs or made.block % made.panel == 0, outputs
+
+
 @PER_ISA
 @pytest.mark.parametrize("name", ["dense 40 to 33", "conv same", "narrow back", "scattered back"])
 def test_products_side_by_side_of_very_small_numbers(isa: str, name: str) -> None:
