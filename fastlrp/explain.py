@@ -246,6 +246,9 @@ def _check_target(graph: Graph, target: Any, request: Request, n: int) -> Array 
         return None
     if request.start == "given":
         raise ValueError("target must be None where start is an array: the array says what is explained")
+    if isinstance(target, (str, dict, Composite)):
+        raise ValueError(f"target must be None, an int or an array of {n} ints, got {target!r}; a composite goes after "
+                         "it, or by its name: composite=...")
     try:
         target = np.asarray(target)
     except ValueError:

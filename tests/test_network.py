@@ -604,6 +604,13 @@ def test_targets_and_starts() -> None:
     assert_same_bits(NET.explain(X, target, "gradient").start, one_hot)
 
 
+@pytest.mark.parametrize("composite", ["epsilon_plus", fastlrp.composites.EpsilonPlus(), {"conv1": None}], ids=str)
+def test_a_composite_in_the_targets_place(composite: Any) -> None:
+    """Says where it goes."""
+    with pytest.raises(ValueError, match=r"target must be None, an int .* or by its name: composite="):
+        NET.explain(X, composite)
+
+
 @ALL_COMPOSITES
 def test_layers_hold_the_relevance_of_every_output(composite: str) -> None:
     """By name, in execution order, in each layer's shape; the last one is the start."""
