@@ -436,6 +436,12 @@ def test_dropout_for_training_is_a_copy() -> None:
     assert [layer.rate for layer in net.layers if isinstance(layer, fastlrp.Dropout)] == [1e-9]
 
 
+def test_dropout_of_nothing_is_no_copy() -> None:
+    module = Calls(lambda x: ((y := x * 2.0), F.dropout(y.view(-1, 5, 2), 0.0).relu_())[0])
+    x = draw(ROW)
+    assert error(fastlrp.from_torch(module, x), module, x) <= SMALL
+
+
 def test_an_input_may_be_named_dropout() -> None:
     class Named(nn.Module):
         def forward(self, dropout: torch.Tensor) -> torch.Tensor:
@@ -459,6 +465,8 @@ def test_an_operator_that_only_changes_its_input_is_not_overlooked() -> None:
 
     with pytest.raises(fastlrp.UnsupportedError, match=r"double|auto_functionalized"):
         fastlrp.from_torch(Calls(call), draw(ROW))
+    with pytest.raises(fastlrp.UnsupportedError, match="_foreach_mul"):
+        fastlrp.from_torch(Calls(lambda x: ((y := x * 2.0), torch._foreach_mul_([y], 2.0))[0].relu()), draw(ROW))
 
 
 def test_parts_have_the_names_of_their_operators() -> None:

@@ -287,7 +287,7 @@ def _spread(sizes: Sequence[int], weight: Any) -> list[int]:
     return list(sizes) * (weight.ndim - 2 if len(sizes) == 1 else 1)
 
 
-DROPOUTS = "dropout", "feature_dropout"  # called for evaluation they give their input itself, not a copy
+DROPOUTS = "dropout", "feature_dropout"  # in evaluation, or where nothing is dropped, they give their input itself
 READERS: dict[str, Reader] = {
     **dict.fromkeys(("conv1d", "conv2d", "convolution"), _conv),
     "linear": _linear, "addmm": _addmm, "mm": _matmul, "matmul": _matmul,

@@ -181,28 +181,38 @@ def _shared_memory(graph: Any) -> tuple[dict[Any, int], dict[Any, list[Any]]]:
     place = {node: i for i, node in enumerate(graph.nodes)}
     sharing: dict[Any, list[Any]] = {node: [node] for node in graph.nodes}
     for node in graph.nodes:
-        source = node.args[0] if node.args else None
-        schema: Any = getattr(node.target, "_schema", None)
-        if isinstance(source, type(node)) and (
-                node.target is operator.getitem or (_is_dropout(node) and not node.args[2]) or _changed(node) or (
-                    schema and any(result.alias_info for result in schema.returns))):
-            sharing[source].append(node)
-            sharing[node] = sharing[source]
+        for source in _sources(node):
+            if sharing[source] is not sharing[node]:
+                sharing[source] += sharing[node]
+                sharing.update(dict.fromkeys(sharing[node], sharing[source]))
     return place, sharing
 
 
 def _is_dropout(node: Any) -> bool:
-    return node.op == "call_function" and _kind(node) in DROPOUTS  # (input, p, train)
+    return getattr(node.target, "namespace", "") == "aten" and _kind(node) in DROPOUTS  # (input, p, train)
+
+
+def _sources(node: Any) -> list[Any]:
+    """The nodes whose memory may be the result's."""
+    if node.target is operator.getitem or (_is_dropout(node) and not (node.args[1] and node.args[2])):
+        return list(node.args[:1])
+    schema: Any = getattr(node.target, "_schema", None)
+    if not schema or not any(result.alias_info for result in schema.returns):
+        return []
+    return [own for spec, found in _arguments(node) if spec.alias_info for own in found]
 
 
 def _changed(node: Any) -> list[Any]:
     """What an operator changes in place."""
+    return [own for spec, found in _arguments(node) if spec.alias_info and spec.alias_info.is_write for own in found]
+
+
+def _arguments(node: Any) -> Iterator[tuple[Any, list[Any]]]:
+    """What an operator's schema says of each argument, and the nodes in it."""
     schema: Any = getattr(node.target, "_schema", None)
-    if not schema or not schema.is_mutable:
-        return []
-    given = dict(zip((spec.name for spec in schema.arguments), node.args, strict=False)) | node.kwargs
-    return [given[spec.name] for spec in schema.arguments
-            if spec.alias_info and spec.alias_info.is_write and isinstance(given.get(spec.name), type(node))]
+    given = dict(zip((spec.name for spec in schema.arguments), node.args, strict=False)) | node.kwargs if schema else {}
+    for spec in schema.arguments if schema else ():
+        yield spec, [own for own in _flat([given.get(spec.name)]) if isinstance(own, type(node))]
 
 
 class _Reader:
