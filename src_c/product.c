@@ -282,8 +282,8 @@ static int64_t list_blocks(const job *j, const float *source, int64_t sample, in
     return n;
 }
 
-/* One panel's weights of segments [begin, end) of the reduction, and what is sent for meanwhile: so many cache lines of
- * the weights that are needed next, so many with each segment of each block. */
+/* One panel's weights of segments [begin, end) of the reduction, and what is sent for meanwhile: about so many cache
+ * lines of the weights that follow, so many with each segment of a block. */
 typedef struct {
     const float *weights, *next;
     int64_t begin, end, next_lines, lines;

@@ -230,6 +230,8 @@ def test_blocks_of_lanes_are_whole_panels(vector: int) -> None:
     for outputs in range(1, 80):
         made = packing.lanes(np.ones((1, 1, 1, 3, outputs)), sweep, (1, 3), False, 8 * vector, vector)
         assert made.block == outputs or made.block % made.panel == 0, outputs
+        panels = -(-outputs // 6)
+        assert (made.panel - 1) * panels < outputs <= made.panel * panels, outputs  # even ones
 
 
 @PER_ISA

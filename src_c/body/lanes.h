@@ -59,23 +59,37 @@ static inline flrp_term one_load(const flrp_term *at) {
     return found;
 }
 
+/* The values v places on, v being an odd number times 1, 2, 4 or 8: odd has those times one place, in bytes. So addresses
+ * are what loads can add up, and none waits for its neighbour's. */
+FLRP_INLINE vf load_at(const char *x, const int64_t *odd, const int v) {
+    const int n = v & 1 ? 1 : v & 2 ? 2 : v & 4 ? 4 : 8;
+    return v_load((const float *)(v ? x + n * odd[v / n / 2] : x));
+}
+
 /* Output by output at `places` places, each in registers over its whole list. */
 FLRP_INLINE void lane_lists_at(const int places, const flrp_lane_lists *t, const int64_t x_place) {
-    const int64_t *starts = t->starts;
+    const int64_t *starts = t->starts, step = t->step, span = t->span, out_row = t->out_row, out_place = t->out_place;
+    const int mode = t->mode;
     float *out = t->out;
-    for (int64_t i = 0; i < t->outputs; i++, starts += t->step, out += t->out_row) {
+    int64_t odd[FLRP_LANE_PLACES / 2];
+#pragma GCC unroll 7
+    for (int i = 0; i < FLRP_LANE_PLACES / 2; i++) {
+        odd[i] = (2 * i + 1) * x_place * (int64_t)sizeof(float);
+        if (!__builtin_constant_p(x_place)) __asm__("" : "+r"(odd[i])); /* the compiler would make sums of these */
+    }
+    for (int64_t i = 0; i < t->outputs; i++, starts += step, out += out_row) {
         vf acc[FLRP_LANE_PLACES];
 #pragma GCC unroll 14
-        for (int v = 0; v < places; v++) acc[v] = first_of(t->mode, out + v * t->out_place);
-        for (const flrp_term *at = t->terms + starts[0], *end = t->terms + starts[t->span]; at < end; at++) {
+        for (int v = 0; v < places; v++) acc[v] = first_of(mode, out + v * out_place);
+        for (const flrp_term *at = t->terms + starts[0], *end = t->terms + starts[span]; at < end; at++) {
             const flrp_term term = one_load(at);
             const vf factor = v_set1(term.weight);
-            const float *x = t->x + term.offset;
+            const char *x = (const char *)(t->x + term.offset);
 #pragma GCC unroll 14
-            for (int v = 0; v < places; v++) acc[v] = v_fma(factor, v_load(x + v * x_place), acc[v]);
+            for (int v = 0; v < places; v++) acc[v] = v_fma(factor, load_at(x, odd, v), acc[v]);
         }
 #pragma GCC unroll 14
-        for (int v = 0; v < places; v++) put(t->mode, out + v * t->out_place, acc[v]);
+        for (int v = 0; v < places; v++) put(mode, out + v * out_place, acc[v]);
     }
 }
 
