@@ -20,8 +20,8 @@ typedef struct {
     const int64_t *a_offsets, *b_offsets;
     int64_t segments, length, a_step, b_step;
     int more; /* go on with what is in acc */
-    uintptr_t soon; /* where what is read soon lies; with each segment that has both offsets, */
-    int64_t soon_lines; /* so many cache lines of it are sent for */
+    uintptr_t soon;     /* the address of what is read soon */
+    int64_t soon_lines; /* its cache lines that each segment with both offsets sends for */
 } flrp_tile;
 
 /* Sums over outputs of g (samples, length) times rows of weights, both `stride` apart: lanes first, in

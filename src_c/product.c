@@ -294,13 +294,13 @@ static int64_t segment_size(const job *j) { return j->length * j->kernels->lanes
 
 /* For `count` blocks. after: the weights after these `segments`, NULL if none follow. */
 static void look_ahead(const job *j, weight_slice *s, int64_t segments, int64_t count, const float *after) {
-    const int64_t left = segments - s->end;
+    const int64_t left = segments - s->end, following = flrp_min(left ? left : segments, j->slice_segments);
     s->next = left ? s->weights + s->end * segment_size(j) : after;
-    s->next_lines = s->next ? flrp_min(left ? left : segments, j->slice_segments) * segment_size(j) * 4 / FLRP_CACHE_LINE : 0;
+    s->next_lines = s->next ? following * segment_size(j) * (int64_t)sizeof(float) / FLRP_CACHE_LINE : 0;
     s->lines = flrp_ceil_div(s->next_lines, count * (s->end - s->begin));
 }
 
-/* Block i, times those segments of a slice that are its row taps'. */
+/* Block i times a slice's segments, those of its row taps; the last block's share may reach past the next slice. */
 static void run_block(const job *j, const block *b, const weight_slice *s, int vectors, int64_t i, float *acc) {
     const int64_t width = (int64_t)j->kernels->lanes * j->kernels->panel_vectors;
     const int64_t first = flrp_max(s->begin, b->first * j->row_segments), last = flrp_min(s->end, b->last * j->row_segments);

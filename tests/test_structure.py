@@ -104,7 +104,7 @@ def test_pictures_need_numpy_and_matplotlib_alone() -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_a_module_names_each_thing_once(path: Path) -> None:
+def test_a_module_assigns_each_name_once(path: Path) -> None:
     """A second constant of a name would be what all functions see, the ones above it too."""
     assigned = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Assign)]
     names = [target.id for node in assigned for target in node.targets if isinstance(target, ast.Name)]
