@@ -2,9 +2,8 @@
  *
  * In:  pointers and sizes that the caller has checked; arrays are C-contiguous.
  * Out: arrays that the caller has allocated. Every output element is written.
- * Not here: argument checks (shapes.py and _kernels.pyx), weights' layout (packing in _kernels.pyx),
- * memory that outlives a call. The only failure is FLRP_NO_MEMORY; outputs are then undefined. (FLRP_NOT_FINITE does
- * not leave a program.)
+ * Not here: argument checks (shapes.py and _kernels.pyx), weights' layout (packing.py), memory that outlives a call.
+ * The only failure is FLRP_NO_MEMORY; outputs are then undefined. (FLRP_NOT_FINITE does not leave a program.)
  */
 #ifndef FASTLRP_H
 #define FASTLRP_H
