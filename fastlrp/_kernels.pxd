@@ -79,8 +79,8 @@ cdef extern from "fastlrp.h" nogil:
     int flrp_channel_sum(int isa, int64_t samples, int64_t rows, int64_t channels, const float *g, float *out)
     ctypedef struct flrp_adam:
         float beta1, beta2, rate, floor, keep
-    int flrp_adam_step(int isa, int64_t n, const flrp_adam *a, const float *old, const float *g, float *m, float *v,
-                       float *out)
+    int flrp_adam_step(int isa, int threads, int64_t n, const flrp_adam *a, const float *old, const float *g, float *m,
+                       float *v, float *out)
     void flrp_sum_pool(int isa, int threads, const flrp_window *w, int64_t samples, const flrp_operand *x,
                        const float *scale, float *out)
     void flrp_sum_pool_backward(int isa, int threads, const flrp_window *w, int64_t samples, const float *g,

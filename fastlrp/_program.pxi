@@ -73,6 +73,11 @@ cdef class Program:
         self.twin = twin
         self.p.lanes = &twin.p
 
+    @property
+    def uses(self):
+        """Operations of a sample for each weight."""
+        return self.p.work / max(self.p.weights, 1)
+
     def threads(self, Py_ssize_t samples):
         """Threads that are worth waking for so many samples."""
         return flrp_program_threads(&self.p, threads, samples)

@@ -44,7 +44,7 @@ def adam(old, new, g, m, v, float beta1, float beta2, float rate, float floor, f
     """new = keep · old − rate · m / (√v + floor), m and v having become β₁ m + g and β₂ v + g²: bit for bit what NumPy
     makes of it. False where a number of m, v or new is not finite."""
     cdef flrp_adam numbers
-    cdef int run_isa = isa, finite
+    cdef int run_isa = isa, run_threads = threads, finite
     cdef int64_t n = old.size
     cdef const float *po = pointer(old, n, "old")
     cdef const float *pg = pointer(g, n, "g")
@@ -53,7 +53,7 @@ def adam(old, new, g, m, v, float beta1, float beta2, float rate, float floor, f
     cdef float *pn = pointer(new, n, "new")
     numbers.beta1, numbers.beta2, numbers.rate, numbers.floor, numbers.keep = beta1, beta2, rate, floor, keep
     with nogil:
-        finite = flrp_adam_step(run_isa, n, &numbers, po, pg, pm, pv, pn)
+        finite = flrp_adam_step(run_isa, run_threads, n, &numbers, po, pg, pm, pv, pn)
     return bool(finite)
 
 

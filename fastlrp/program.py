@@ -226,6 +226,7 @@ def _axes(sizes: Sequence[int], from_steps: Sequence[int], to_steps: Sequence[in
 # more bytes, with common sizes of L2 in mind.
 MOST_BYTES_SIDE_BY_SIDE = 3 << 19
 VECTORS_SIDE_BY_SIDE = (8, 4, 1)
+LEAST_USES = 4  # of a weight by every sample, where weights change: they are laid out anew for each run
 
 
 SUMS = {"weight_gradient", "channel_sum"}  # over all samples
@@ -327,7 +328,8 @@ class Program:
         self._products = [((step.own and step.own()) or step.again, step.bias_of)
                           for step in needed if renewable and step.again is not None]
         self._lanes, self._isa, self._renewable = _kernels.lanes(), _kernels.get_isa(), renewable
-        fits = 4 * layout.arena * self._lanes <= MOST_BYTES_SIDE_BY_SIDE and not SUMS & {step.op for step in needed}
+        fits = (4 * layout.arena * self._lanes <= MOST_BYTES_SIDE_BY_SIDE and not SUMS & {step.op for step in needed}
+                and not (renewable and self._compiled.uses < LEAST_USES))
         self._twin_of: Any = ([_weak(step, renewable) for step in needed], sizes, external) if fits else None
         self._twins: dict[int, tuple[_Twin, _kernels.Program] | None] = {}  # by width; None: it would be too large
         self._adding = threading.Lock()

@@ -176,8 +176,8 @@ void flrp_take(int64_t n, const int32_t *places, const float *values, float *out
 typedef struct {
     float beta1, beta2, rate, floor, keep;
 } flrp_adam;
-int flrp_adam_step(int isa, int64_t n, const flrp_adam *a, const float *old, const float *g, float *m, float *v,
-                   float *out);
+int flrp_adam_step(int isa, int threads, int64_t n, const flrp_adam *a, const float *old, const float *g, float *m,
+                   float *v, float *out);
 
 /* x is read plainly or as its positive part; so is the factor (of the input's shape, or absent), which multiplies the
  * result, or as a gate. */

@@ -14,7 +14,8 @@
 #define LEAST_PIECE 16            /* positions: for fewer, sums would be read and written too often */
 #define SUMS_TARGET (64 * 1024)   /* bytes of these blocks' sums, to stay in L2 */
 #define MOST_LINES 9              /* of a block: those of a 3x3 kernel of one channel */
-#define FEW_WEIGHTS 16384         /* and several positions: sections would cost more than they bring else */
+#define DENSE_CHUNK 256           /* samples of one position: their sums stay in registers */
+#define FEW_WEIGHTS 16384         /* sections of more would cost more than they bring */
 
 typedef struct {
     const flrp_kernels *kernels;
@@ -84,8 +85,8 @@ static void run_block(const job *j, int64_t group, int64_t i, int64_t sample, in
     }
 }
 
-/* A block's sums of a chunk, added to the output. */
-static void finish_block(const job *j, int64_t group, int64_t i, const float *sums) {
+/* A block's sums of a chunk, the first to the output, others added to it. */
+static void finish_block(const job *j, int64_t group, int64_t i, int64_t sample, const float *sums) {
     const int64_t group_out = j->outputs / j->groups;
     const int64_t lanes = j->kernels->lanes, panel = lanes * j->kernels->panel_vectors;
     const block b = block_of(j, i);
@@ -95,7 +96,7 @@ static void finish_block(const job *j, int64_t group, int64_t i, const float *su
         offsets[m] = ((b.line + m / b.rows) * line_rows(j) + b.first + m % b.rows) * j->outputs + group * group_out;
     for (int64_t n = 0; n < group_out; n += panel, sums += FLRP_LINES_ROWS * panel) {
         const int64_t count = flrp_min(panel, group_out - n);
-        j->kernels->finish(&add, 1, b.lines * b.rows, count, n, sums, flrp_ceil_div(count, lanes) * lanes, offsets);
+        j->kernels->finish(&add, sample > 0, b.lines * b.rows, count, n, sums, flrp_ceil_div(count, lanes) * lanes, offsets);
     }
 }
 
@@ -112,14 +113,15 @@ static void run_task(void *context, int64_t task, int thread) {
                 run_block(j, group, block, sample, first, flrp_min(positions, first + j->piece),
                           sums + (block - begin) * j->block_size);
         for (int64_t block = begin; block < end; block++)
-            finish_block(j, group, block, sums + (block - begin) * j->block_size);
+            finish_block(j, group, block, sample, sums + (block - begin) * j->block_size);
     }
 }
 
 int64_t flrp_gradient_chunk(const flrp_window *w, int64_t groups, int64_t outputs) {
     const int64_t positions = w->out_h * w->out_w, weights = w->kernel_h * w->kernel_w * w->channels / groups * outputs;
+    if (positions == 1) return DENSE_CHUNK;
     const int64_t bytes = (w->in_h * w->in_w * w->channels + positions * outputs) * (int64_t)sizeof(float);
-    if (positions > 1 && weights <= FEW_WEIGHTS)
+    if (weights <= FEW_WEIGHTS)
         return flrp_max(1, flrp_min(FLRP_SECTION, 2 * CHUNK_TARGET / flrp_max(bytes, 1)));
     return flrp_max(1, CHUNK_TARGET / flrp_max(bytes, 1));
 }
@@ -193,11 +195,6 @@ void flrp_take(int64_t n, const int32_t *places, const float *values, float *out
     for (int64_t i = 0; i < n; i++) out[i] = values[places[i]];
 }
 
-int flrp_adam_step(int isa, int64_t n, const flrp_adam *a, const float *old, const float *g, float *m, float *v,
-                   float *out) {
-    return flrp_kernels_of(isa)->adam(n, a, old, g, m, v, out);
-}
-
 static void plan_lines(job *j) {
     const int64_t panel = (int64_t)j->kernels->lanes * j->kernels->panel_vectors, rows = line_rows(j);
     const int64_t vectors = flrp_ceil_div(flrp_min(panel, j->outputs / j->groups), j->kernels->lanes);
@@ -215,7 +212,8 @@ static int plan_blocks(job *j, int threads) {
     j->block_size = FLRP_LINES_ROWS * panel * flrp_ceil_div(j->outputs / j->groups, panel);
     const int64_t fit = flrp_max(1, SUMS_TARGET / (j->block_size * (int64_t)sizeof(float)));
     const int64_t most = flrp_even_block(j->blocks, fit, threads);
-    if (most == 1) j->piece = INT64_MAX / 2; /* no other block would find it in L1 */
+    /* Where no other block would find it in L1, or its sums would cross L1 for few multiply-adds. */
+    if (most == 1 || w->out_h * w->out_w == 1) j->piece = INT64_MAX / 2;
     j->tasks = flrp_ceil_div(j->blocks, most);
     j->sums_size = most * j->block_size;
     j->own_sums = malloc((size_t)(threads * j->sums_size) * sizeof(float) + FLRP_CACHE_LINE);
@@ -229,9 +227,11 @@ int flrp_weight_gradient(int isa, int threads, const flrp_window *w, int64_t gro
     job j = {.kernels = flrp_kernels_of(isa), .w = w, .groups = groups, .outputs = outputs, .samples = samples,
              .chunk = flrp_gradient_chunk(w, groups, outputs), .out = out};
     const int64_t rows = weight_rows(&j);
-    memset(out, 0, (size_t)(rows * outputs) * sizeof(float));
     plan_lines(&j);
-    if (!samples) return FLRP_OK;
+    if (!samples) {
+        memset(out, 0, (size_t)(rows * outputs) * sizeof(float));
+        return FLRP_OK;
+    }
     const double work = (double)samples * w->out_h * w->out_w * rows * outputs;
     threads = flrp_threads_for(threads, groups * j.blocks, work);
     const int status = plan_input(&j, x) || plan_gradient(&j, g, room) || plan_offsets(&j) || plan_blocks(&j, threads);

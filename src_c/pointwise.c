@@ -1,4 +1,5 @@
 /* Drivers of the elementwise kernels: relevance maps and activations, in blocks of whole pixels. */
+#include <stdatomic.h>
 #include <string.h>
 
 #include "kernels.h"
@@ -78,6 +79,31 @@ static void group_sum_task(void *context, int64_t task, int thread) {
 void flrp_group_sum(int isa, int threads, int64_t groups, int64_t n, int64_t width, const float *x, float *out) {
     job j = {.size = groups * n * width, .channels = n * width, .width = width, .x = x, .a = out};
     run(isa, threads, 1, &j, group_sum_task);
+}
+
+typedef struct {
+    const flrp_kernels *kernels;
+    const flrp_adam *numbers;
+    int64_t n;
+    const float *old, *g;
+    float *m, *v, *out;
+    atomic_int not_finite;
+} adam_job;
+
+static void adam_task(void *context, int64_t task, int thread) {
+    adam_job *j = context;
+    const int64_t i = task * BLOCK, n = flrp_min(BLOCK, j->n - i);
+    (void)thread;
+    if (!j->kernels->adam(n, j->numbers, j->old + i, j->g + i, j->m + i, j->v + i, j->out + i))
+        atomic_store(&j->not_finite, 1);
+}
+
+int flrp_adam_step(int isa, int threads, int64_t n, const flrp_adam *a, const float *old, const float *g, float *m,
+                   float *v, float *out) {
+    adam_job j = {.kernels = flrp_kernels_of(isa), .numbers = a, .n = n, .old = old, .g = g, .m = m, .v = v,
+                  .out = out};
+    flrp_parallel(threads, flrp_ceil_div(n, BLOCK), 16.0 * (double)n, adam_task, &j);
+    return !atomic_load(&j.not_finite);
 }
 
 static void activation_task(void *context, int64_t task, int thread) {

@@ -161,6 +161,14 @@ def test_products(isa: str, name: str, verb: str) -> None:
         check(PRODUCTS[verb], layer, operands, expected, exact)
 
 
+@pytest.mark.parametrize("n", [256, 257, 600])
+def test_weight_gradients_of_many_samples(isa: str, n: int) -> None:
+    """A dense layer's samples are summed up in chunks, the last of which may be short and read from a copy."""
+    draw = Draw(7, exact=True)
+    layer = make_layer((37,), {"out": 21}, draw)
+    compare(PRODUCTS["weight gradient"], layer, product_operands(layer, n, draw), exact=True)
+
+
 @pytest.mark.parametrize("verb", PRODUCTS)
 @pytest.mark.parametrize("name", ["dense 7 to 5", "conv stride 2", "grouped", "narrow both ways"])
 def test_products_of_no_samples(isa: str, name: str, verb: str) -> None:
@@ -782,8 +790,10 @@ assert libc.mprotect(ctypes.c_void_p(start + page), page, 0) == 0
 for shape, options in (((5,), {"out": 1}), ((5,), {"out": 3}), ((7,), {"out": 10}),
                        ((1, 1, 8), {"out": 8, "kernel": 1, "groups": 4}), ((2, 2, 1), {"out": 3, "kernel": 2})):
     layer = make_layer(shape, options, Draw(0, exact=True))
-    for n in (1, 2, 3, 9):
+    for n in (1, 2, 3, 9, 257):
         size = n * int(np.prod(layer.out_shape))
+        if 4 * size > page:
+            continue
         g = np.frombuffer(memory, np.float32, size, page - 4 * size).reshape(n, *layer.out_shape)
         for isa in _kernels.ISAS:
             _kernels.set_isa(isa)

@@ -1,8 +1,8 @@
 """Optimisers: how a step's gradients change the parameters.
 
 In: read-only parameter arrays and their gradients. Out: new arrays; the old ones are never written, so that a step
-that fails has changed nothing. Large arrays are walked in blocks that stay in the caches, small ones together, in their
-own type; new small ones are then views of one array. Adam in float32 has a kernel, with the bits of its NumPy form.
+that fails has changed nothing. Neighbours are updated together, in their own type; new ones are then views of one
+array. NumPy walks them in blocks that stay in the caches; Adam in float32 has a kernel with the bits of its NumPy form.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from .. import _kernels
 from ..reference import Array
 
 BLOCK = 16384  # elements: a block of parameters, gradients, moments and scratch fits a second-level cache
+MOST_TOGETHER = 1 << 20  # elements: a call for every small array would take longer than its numbers
 
 
 @dataclass
@@ -27,7 +28,7 @@ class State:
     """What an optimiser remembers of one network: the steps done, and arrays beside each parameter."""
 
     steps: int
-    groups: list[slice]  # of parameters: small ones go together
+    groups: list[slice]  # of parameters that go together
     slots: list[list[Array]]  # of each group
     scratch: Array
 
@@ -58,9 +59,7 @@ class Optimizer(ABC):
         for group, slots in zip(state.groups, state.slots, strict=True):
             old, gradient = (_kernels.joined(list(arrays[group])) for arrays in (parameters, gradients))
             new = np.empty_like(old)
-            for first in range(0, old.size, BLOCK):
-                blocks = [array[first:first + BLOCK] for array in (old, new, gradient, *slots)]
-                self._apply(*blocks, scratch=state.scratch[:blocks[0].size], coefficients=coefficients)
+            self._apply([old, new, gradient, *slots], state.scratch, coefficients)
             new.flags.writeable = False  # whatever parts of it are handed out
             at = 0
             for parameter in parameters[group]:
@@ -82,18 +81,24 @@ class Optimizer(ABC):
     def _coefficients(self, step: int) -> tuple[float, ...]:
         """The numbers that step `step`, counted from 1, needs."""
 
+    def _apply(self, arrays: Sequence[Array], scratch: Array, coefficients: tuple[float, ...]) -> None:
+        """Write new parameters and their slots, block by block. arrays: old, new, gradient, and the slots."""
+        for first in range(0, arrays[0].size, BLOCK):
+            blocks = [array[first:first + BLOCK] for array in arrays]
+            self._apply_block(*blocks, scratch=scratch[:blocks[0].size], coefficients=coefficients)
+
     @abstractmethod
-    def _apply(self, old: Array, new: Array, gradient: Array, *slots: Array, scratch: Array,
-               coefficients: tuple[float, ...]) -> None:
+    def _apply_block(self, old: Array, new: Array, gradient: Array, *slots: Array, scratch: Array,
+                     coefficients: tuple[float, ...]) -> None:
         """Write one block of new parameters, and its slots."""
 
 
 def _groups(parameters: Sequence[Array]) -> list[slice]:
-    """Neighbours of one type that fit a block: a call for every small array would take longer than its numbers."""
+    """Neighbours of one type, and not too many numbers: fresh ones are copied side by side once."""
     groups, first = [], 0
     for i in range(1, len(parameters) + 1):
         some = parameters[first:i + 1]
-        if i == len(parameters) or sum(p.size for p in some) > BLOCK or some[-1].dtype != some[0].dtype:
+        if i == len(parameters) or sum(p.size for p in some) > MOST_TOGETHER or some[-1].dtype != some[0].dtype:
             groups.append(slice(first, i))
             first = i
     return groups
@@ -114,8 +119,8 @@ class SGD(Optimizer):
     def _coefficients(self, step: int) -> tuple[float, ...]:
         return (self.learning_rate,)
 
-    def _apply(self, old: Array, new: Array, gradient: Array, *slots: Array, scratch: Array,
-               coefficients: tuple[float, ...]) -> None:
+    def _apply_block(self, old: Array, new: Array, gradient: Array, *slots: Array, scratch: Array,
+                     coefficients: tuple[float, ...]) -> None:
         change = gradient
         if self.weight_decay:
             change = np.multiply(old, self.weight_decay, out=scratch)
@@ -147,19 +152,23 @@ class Adam(Optimizer):
 
     def _coefficients(self, step: int) -> tuple[float, ...]:
         # m and v are kept without their factors 1 − β, which saves two passes: these two numbers hold all corrections,
-        # so that η m̂ / (√v̂ + ε) = rate · m / (√v + floor)
+        # so that η m̂ / (√v̂ + ε) = rate · m / (√v + floor); the third is 1 − η λ
         correction = math.sqrt((1 - self.beta2 ** step) / (1 - self.beta2))
         first = (1 - self.beta1 ** step) / (1 - self.beta1)
-        return self.learning_rate * correction / first, self.epsilon * correction
+        keep = 1 - self.learning_rate * self.weight_decay
+        return self.learning_rate * correction / first, self.epsilon * correction, keep
 
-    def _apply(self, old: Array, new: Array, gradient: Array, *slots: Array, scratch: Array,
-               coefficients: tuple[float, ...]) -> None:
-        (m, v), (rate, floor), keep = slots, coefficients, 1 - self.learning_rate * self.weight_decay
-        if old.dtype == gradient.dtype == np.float32:
-            finite = _kernels.adam(old, new, gradient, m, v, self.beta1, self.beta2, rate, floor, keep)
-            if not finite and np.isfinite(new).all():  # else the caller will say which parameter is not
-                raise FloatingPointError("overflow in Adam's moments")
-            return
+    def _apply(self, arrays: Sequence[Array], scratch: Array, coefficients: tuple[float, ...]) -> None:
+        old, new, gradient, m, v = arrays
+        if not old.dtype == gradient.dtype == np.float32:
+            return super()._apply(arrays, scratch, coefficients)
+        finite = _kernels.adam(old, new, gradient, m, v, self.beta1, self.beta2, *coefficients)
+        if not finite and np.isfinite(new).all():  # else the caller will say which parameter is not
+            raise FloatingPointError("overflow in Adam's moments")
+
+    def _apply_block(self, old: Array, new: Array, gradient: Array, *slots: Array, scratch: Array,
+                     coefficients: tuple[float, ...]) -> None:
+        (m, v), (rate, floor, keep) = slots, coefficients
         m *= self.beta1
         m += gradient
         v *= self.beta2
