@@ -149,6 +149,8 @@ cdef extern from "fastlrp.h" nogil:
         int64_t width
         const flrp_program *lanes
     int flrp_program_threads(const flrp_program *p, int threads, int64_t samples)
-    int64_t flrp_program_plan(const flrp_program *p, int threads, int64_t samples, int64_t *block)
-    int flrp_program_run(int isa, int threads, const flrp_program *p, int64_t samples, float *const *external,
-                         int64_t *classes, float *arena, int64_t block)
+    ctypedef struct flrp_blocks:
+        pass
+    int64_t flrp_program_plan(const flrp_program *p, int threads, int64_t samples, flrp_blocks *plan)
+    int flrp_program_run(int isa, int threads, const flrp_program *p, const flrp_blocks *plan, int64_t samples,
+                         float *const *external, int64_t *classes, float *arena)

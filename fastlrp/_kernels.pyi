@@ -11,6 +11,7 @@ READS: dict[str, int]
 ACTIVATIONS: dict[str, int]
 ISAS: dict[str, int]
 STEPS: dict[str, int]
+COPY_AXES: int
 
 def set_isa(name: str) -> None: ...
 def get_isa() -> str: ...

@@ -12,6 +12,7 @@ cdef int add_product(flrp_program *program, Product product):
     return 0
 
 
+COPY_AXES = FLRP_COPY_AXES
 STEPS = {"product": FLRP_STEP_PRODUCT, "sum_pool": FLRP_STEP_SUM_POOL,
          "sum_pool_backward": FLRP_STEP_SUM_POOL_BACKWARD, "max_pool": FLRP_STEP_MAX_POOL,
          "max_pool_backward": FLRP_STEP_MAX_POOL_BACKWARD, "max_pool_share": FLRP_STEP_MAX_POOL_SHARE,
@@ -160,9 +161,8 @@ cdef class Program:
     def __call__(self, Py_ssize_t samples, external, int64_t[::1] classes=None):
         """Run over `external`: slot to array, for every slot outside the arena. False where a product is gone."""
         cdef int status, run_threads = threads
-        cdef int64_t block, floats
+        cdef flrp_blocks plan
         cdef float **memory
-        cdef flrp_program p = self.p  # as it is now: another thread may set a twin
         products = [product() for product in self.products]  # alive while this runs, and their twins with them
         if None in products:
             return False
@@ -177,12 +177,11 @@ cdef class Program:
             for slot, array in external.items():
                 count = 1 if slot in self.sums else samples
                 memory[slot] = pointer(array, count * self.slots[slot].size, "an input or output")
-            floats = flrp_program_plan(&p, run_threads, samples, &block)
-            arena = empty((floats,))
+            arena = empty((flrp_program_plan(&self.p, run_threads, samples, &plan),))
             with nogil:
-                status = flrp_program_run(self.isa, run_threads, &p, samples, memory,
+                status = flrp_program_run(self.isa, run_threads, &self.p, &plan, samples, memory,
                                           &classes[0] if classes is not None else NULL,
-                                          <float *>cnp.PyArray_DATA(<cnp.ndarray>arena), block)
+                                          <float *>cnp.PyArray_DATA(<cnp.ndarray>arena))
         finally:
             free(memory)
         if status != FLRP_OK:

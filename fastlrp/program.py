@@ -199,16 +199,13 @@ class Recorder:
         return out
 
 
-COPY_AXES = 6  # of the kernel
-
-
 def _steps(shape: Sequence[int]) -> list[int]:
     """Elements from one position of each axis to the next."""
     return [math.prod(shape[i + 1:]) for i in range(len(shape))]
 
 
 def _axes(sizes: Sequence[int], from_steps: Sequence[int], to_steps: Sequence[int]) -> list[tuple[int, int, int]]:
-    """The axes of a copy, neighbours joined where both sides walk through them as through one."""
+    """The axes of a copy, neighbours joined where both sides walk through them as one; threads share out the first."""
     joined: list[tuple[int, int, int]] = []
     for size, source, target in zip(sizes, from_steps, to_steps, strict=True):
         if size == 1:
@@ -217,9 +214,11 @@ def _axes(sizes: Sequence[int], from_steps: Sequence[int], to_steps: Sequence[in
             joined[-1] = (joined[-1][0] * size, source, target)
         else:
             joined.append((size, source, target))
-    if len(joined) > COPY_AXES:
+    more = _kernels.COPY_AXES - len(joined)
+    if more < 0:
         raise NotRecorded
-    return [(1, 0, 0)] * (COPY_AXES - len(joined)) + joined
+    first = 1 if len(joined) > 1 else 0  # the last one's runs are copied whole
+    return joined[:first] + [(1, 0, 0)] * more + joined[first:]
 
 
 # Vectors of samples side by side, the more the better: as many as give every thread some, while their values take no

@@ -293,11 +293,17 @@ typedef struct flrp_program {
 
 /* Threads that are worth waking for so many samples. */
 int flrp_program_threads(const flrp_program *p, int threads, int64_t samples);
-/* Floats of arena that a run needs, and the samples it will take through the steps at a time. */
-int64_t flrp_program_plan(const flrp_program *p, int threads, int64_t samples, int64_t *block);
+/* How a run goes: the samples that go through the steps at a time, and the twin that takes so many; NULL: none does.
+ * Chosen once, since a twin may be set while a program runs. */
+typedef struct {
+    int64_t samples;
+    const flrp_program *twin;
+} flrp_blocks;
+/* Returns the floats of arena that the run needs. */
+int64_t flrp_program_plan(const flrp_program *p, int threads, int64_t samples, flrp_blocks *plan);
 /* external: the memory of every slot whose offset is negative; classes: PICK's, one per sample, written where
  * negative. */
-int flrp_program_run(int isa, int threads, const flrp_program *p, int64_t samples, float *const *external,
-                     int64_t *classes, float *arena, int64_t block);
+int flrp_program_run(int isa, int threads, const flrp_program *p, const flrp_blocks *plan, int64_t samples,
+                     float *const *external, int64_t *classes, float *arena);
 
 #endif

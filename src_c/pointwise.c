@@ -184,44 +184,47 @@ void flrp_combine(int threads, int kind, int64_t size, const float *x, const flo
 
 typedef struct {
     const flrp_copy *c;
-    const float *x, *around;
-    float *out;
-    int64_t from_size, to_size;
+    const float *x;
+    float *out, around;
+    int64_t from_size, to_size, block, blocks, total; /* block: positions of the first axis a task, and blocks of them */
 } copy_job;
 
-static void copy_axis(const flrp_copy *c, int axis, const float *from, float *to) {
-    const int64_t n = c->sizes[axis], step = c->from_steps[axis], to_step = c->to_steps[axis];
+static void copy_axis(const flrp_copy *c, int axis, int64_t n, const float *from, float *to) {
+    const int64_t step = c->from_steps[axis], to_step = c->to_steps[axis];
     if (axis < FLRP_COPY_AXES - 1)
-        for (int64_t i = 0; i < n; i++) copy_axis(c, axis + 1, from + i * step, to + i * to_step);
+        for (int64_t i = 0; i < n; i++) copy_axis(c, axis + 1, c->sizes[axis + 1], from + i * step, to + i * to_step);
     else if (step == 1 && to_step == 1) memcpy(to, from, (size_t)n * sizeof(float));
     else
         for (int64_t i = 0; i < n; i++) to[i * to_step] = from[i * step];
 }
 
-/* One position of the first axis. */
 static void copy_task(void *context, int64_t task, int thread) {
     const copy_job *j = context;
-    const int64_t sample = task / j->c->sizes[0], at = task % j->c->sizes[0];
+    const int64_t sample = task / j->blocks, at = task % j->blocks * j->block;
     (void)thread;
-    copy_axis(j->c, 1, j->x + sample * j->from_size + j->c->from_offset + at * j->c->from_steps[0],
+    copy_axis(j->c, 0, flrp_min(j->block, j->c->sizes[0] - at),
+              j->x + sample * j->from_size + j->c->from_offset + at * j->c->from_steps[0],
               j->out + sample * j->to_size + j->c->to_offset + at * j->c->to_steps[0]);
 }
 
-/* One sample: everything first. */
-static void fill_task(void *context, int64_t sample, int thread) {
+static void fill_task(void *context, int64_t task, int thread) {
     const copy_job *j = context;
     (void)thread;
-    for (int64_t i = 0; i < j->to_size; i++) j->out[sample * j->to_size + i] = *j->around;
-    for (int64_t at = 0; at < j->c->sizes[0]; at++) copy_task(context, sample * j->c->sizes[0] + at, thread);
+    for (int64_t i = task * BLOCK; i < flrp_min(j->total, (task + 1) * BLOCK); i++) j->out[i] = j->around;
 }
 
 void flrp_copy_run(int threads, const flrp_copy *c, int64_t samples, int64_t from_size, int64_t to_size,
                    const float *x, const float *around, float *out) {
-    copy_job j = {c, x, around, out, from_size, to_size};
-    double work = (double)samples;
-    for (int i = 0; i < FLRP_COPY_AXES; i++) work *= (double)c->sizes[i];
-    if (around) flrp_parallel(threads, samples, 4 * work, fill_task, &j);
-    else flrp_parallel(threads, samples * c->sizes[0], 4 * work, copy_task, &j);
+    copy_job j = {.c = c, .x = x, .out = out, .from_size = from_size, .to_size = to_size, .total = samples * to_size};
+    int64_t each = 1;
+    for (int i = 1; i < FLRP_COPY_AXES; i++) each *= c->sizes[i];
+    j.block = flrp_max(1, BLOCK / flrp_max(each, 1));
+    j.blocks = flrp_ceil_div(c->sizes[0], j.block);
+    if (around) {
+        j.around = *around;
+        flrp_parallel(threads, flrp_ceil_div(j.total, BLOCK), (double)j.total, fill_task, &j);
+    }
+    flrp_parallel(threads, samples * j.blocks, 4.0 * (double)(samples * c->sizes[0] * each), copy_task, &j);
 }
 
 static void fma_task(void *context, int64_t task, int thread) {

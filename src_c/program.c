@@ -17,7 +17,7 @@
 #define ROOM 16 /* floats: a cache line, and the largest vector */
 
 typedef struct {
-    const flrp_program *p;
+    const flrp_program *p, *twin; /* twin: takes whole blocks; NULL: none does */
     int isa;
     int64_t samples, block, piece; /* samples of a block, and of what comes after whole blocks */
     float *const *external;
@@ -218,31 +218,23 @@ static int run_steps(const job *j, const flrp_program *p, int64_t first, int64_t
     return status;
 }
 
-/* The program for so many samples side by side. */
-static const flrp_program *twin_of(const flrp_program *p, int64_t width) {
-    const flrp_program *twin = p->lanes;
-    while (twin && twin->width != width) twin = twin->lanes;
-    return twin;
-}
-
 static void run_block(const job *j, int64_t first, int64_t most, float *arena, int threads, atomic_int *status) {
     const int64_t count = flrp_min(most, j->samples - first);
-    const flrp_program *lanes = count == j->block ? twin_of(j->p, count) : 0;
-    int found = lanes ? run_steps(j, lanes, first, count, arena, threads) : FLRP_NOT_FINITE;
+    const int whole = j->twin && count == j->block;
+    int found = whole ? run_steps(j, j->twin, first, count, arena, threads) : FLRP_NOT_FINITE;
     if (found == FLRP_NOT_FINITE) found = run_steps(j, j->p, first, count, arena, threads);
     if (found != FLRP_OK) atomic_store(status, found);
 }
 
 /* Floats of arena for a block, and room for a vector that is read past the last value. */
-static int64_t block_floats(const flrp_program *p, int64_t block) {
-    const flrp_program *twin = twin_of(p, block);
+static int64_t block_floats(const flrp_program *p, const flrp_program *twin, int64_t block) {
     return flrp_max(block * p->arena, twin ? twin->arena : 0) + ROOM;
 }
 
 /* A thread's share: blocks as they come, since a busy machine may hold one thread up; then pieces. */
 static void run_share(void *context, int64_t task, int thread) {
     job *j = context;
-    float *arena = j->arena + thread * block_floats(j->p, j->block);
+    float *arena = j->arena + thread * block_floats(j->p, j->twin, j->block);
     const int64_t blocks = j->samples / j->block;
     (void)task;
     for (;;) {
@@ -255,7 +247,7 @@ static void run_share(void *context, int64_t task, int thread) {
 
 /* What a twin's blocks leave: a piece for every thread. */
 static int64_t piece_of(const job *j, int threads) {
-    const int64_t left = twin_of(j->p, j->block) ? j->samples % j->block : 0;
+    const int64_t left = j->twin ? j->samples % j->block : 0;
     return left ? flrp_ceil_div(left, threads) : j->block;
 }
 
@@ -295,35 +287,36 @@ int flrp_program_threads(const flrp_program *p, int threads, int64_t samples) {
     return flrp_threads_for(threads, samples, p->work * (double)samples);
 }
 
-int64_t flrp_program_plan(const flrp_program *p, int threads, int64_t samples, int64_t *block) {
+int64_t flrp_program_plan(const flrp_program *p, int threads, int64_t samples, flrp_blocks *plan) {
     const int64_t bytes = flrp_max(1, p->arena + written_outside(p)) * (int64_t)sizeof(float);
     threads = flrp_program_threads(p, threads, samples);
-    *block = samples;
+    *plan = (flrp_blocks){.samples = samples};
     if (p->section) {
-        *block = p->section;
-        return threads * block_floats(p, *block) + flrp_ceil_div(samples, p->section) * p->sum_floats + ROOM;
+        plan->samples = p->section;
+        return threads * block_floats(p, 0, p->section) + flrp_ceil_div(samples, p->section) * p->sum_floats + ROOM;
     }
-    if (p->sums_up) return block_floats(p, samples) + ROOM;
+    if (p->sums_up) return block_floats(p, 0, samples) + ROOM;
     const flrp_program *twin = p->lanes;
     while (twin && samples / twin->width < threads) twin = twin->lanes;
-    if (twin) *block = twin->width;
+    plan->twin = twin;
+    if (twin) plan->samples = twin->width;
     else if (p->stretch_count || bytes > MOST_SHARED_BYTES || p->weights > MOST_SHARED_WEIGHTS || samples < 2)
         threads = 1;
     else {
         const int64_t pieces = threads > 1 ? BLOCKS_PER_THREAD * threads : 1;
-        *block = flrp_max(1, flrp_min(SHARED_BYTES / bytes, flrp_ceil_div(samples, pieces)));
+        plan->samples = flrp_max(1, flrp_min(SHARED_BYTES / bytes, flrp_ceil_div(samples, pieces)));
     }
-    return threads * block_floats(p, *block) + ROOM;
+    return threads * block_floats(p, twin, plan->samples) + ROOM;
 }
 
-int flrp_program_run(int isa, int threads, const flrp_program *p, int64_t samples, float *const *external,
-                     int64_t *classes, float *arena, int64_t block) {
+int flrp_program_run(int isa, int threads, const flrp_program *p, const flrp_blocks *plan, int64_t samples,
+                     float *const *external, int64_t *classes, float *arena) {
     arena = flrp_aligned(arena);
-    job j = {.p = p, .isa = isa, .samples = samples, .block = block, .external = external, .classes = classes,
-             .arena = arena};
-    const int share = block < samples || p->section;
+    job j = {.p = p, .twin = plan->twin, .isa = isa, .samples = samples, .block = plan->samples, .external = external,
+             .classes = classes, .arena = arena};
+    const int share = j.block < samples || p->section;
     threads = share ? flrp_program_threads(p, threads, samples) : threads;
-    if (p->section) j.sums = arena + threads * block_floats(p, block);
+    if (p->section) j.sums = arena + threads * block_floats(p, j.twin, j.block);
     j.piece = piece_of(&j, threads);
     if (share) flrp_parallel(threads, threads, 1e12, run_share, &j);
     else run_block(&j, 0, samples, arena, threads, &j.status);
