@@ -109,7 +109,7 @@ cdef extern from "fastlrp.h" nogil:
         FLRP_STEP_ACTIVATION_BACKWARD, FLRP_STEP_PICK, FLRP_STEP_AFFINE, FLRP_STEP_COMBINE, FLRP_STEP_COPY
         FLRP_STEP_TURN, FLRP_STEP_WEIGHT_GRADIENT, FLRP_STEP_CHANNEL_SUM, FLRP_STEP_GROUP_SUM
     enum:
-        FLRP_COPY_AXES
+        FLRP_COPY_AXES, FLRP_LANE_PLACES
     ctypedef struct flrp_copy:
         int64_t sizes[6]
         int64_t from_steps[6]

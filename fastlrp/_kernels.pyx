@@ -22,6 +22,8 @@ from . import packing
 cnp.import_array()
 
 flrp_init()
+if packing.PLACES != FLRP_LANE_PLACES:
+    raise ImportError(f"packing.PLACES is {packing.PLACES}, the kernels' {FLRP_LANE_PLACES}")
 
 READS = {"plain": FLRP_PLAIN, "positive": FLRP_POSITIVE, "negative": FLRP_NEGATIVE, "shifted": FLRP_SHIFTED}
 ACTIVATIONS = {"relu": FLRP_RELU, "leaky_relu": FLRP_LEAKY_RELU, "capped_relu": FLRP_CAPPED_RELU,

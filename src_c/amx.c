@@ -24,7 +24,6 @@
 #define STRIP 2                   /* and where there are: 256 bytes of a pixel */
 #define READ_ONCE_STRIP 16        /* where weights go by: each slice of the source meets so many of them */
 #define LEAST_STREAM (10 << 20)   /* bytes of outputs that no cache would keep until they are read */
-#define ALIGN 64                  /* bytes: a tile's row is one cache line */
 #define TILE_SPEED 12             /* multiply-adds on tiles in the time of one on vectors, roughly */
 #define AHEAD_PRODUCTS 120        /* of a block and a chunk: what they read counts beside so few */
 
@@ -123,20 +122,18 @@ static int64_t most_runs(const job *j) { /* a line may begin in the tile of the 
     return most_tiles(j) + j->block_samples * j->block_rows;
 }
 
-static int64_t aligned(int64_t bytes) { return flrp_ceil_div(bytes, ALIGN) * ALIGN; }
-
 static void plan_scratch(job *j) {
     const flrp_product *p = j->p;
     j->planes_bytes = flrp_planes_fit(&j->planes, j->block_samples, j->block_rows);
     for (int64_t part = 0; part < p->parts; part++)
         if (j->planes.operands[part].read != FLRP_PLAIN)
-            j->read_bytes = aligned((p->cols.count + j->planes.cols.reach) * p->src_c * (int64_t)sizeof(float));
+            j->read_bytes = flrp_whole_lines((p->cols.count + j->planes.cols.reach) * p->src_c * (int64_t)sizeof(float));
     const int64_t pooled = flrp_pooled_floats(p, &j->epilogue, j->block_samples, j->block_rows);
-    j->pooled_bytes = aligned(pooled * (int64_t)sizeof(float));
+    j->pooled_bytes = flrp_whole_lines(pooled * (int64_t)sizeof(float));
     const int64_t rows = flrp_ceil_div(most_tiles(j), 2) * 2 * FLRP_LIMB_ROWS;
     j->sums_bytes = rows * j->strip * FLRP_LIMB_OUTPUTS * (int64_t)sizeof(float);
-    j->tiles_bytes = aligned(most_tiles(j) * (int64_t)sizeof(int64_t));
-    j->runs_bytes = aligned(most_runs(j) * (int64_t)sizeof(run));
+    j->tiles_bytes = flrp_whole_lines(most_tiles(j) * (int64_t)sizeof(int64_t));
+    j->runs_bytes = flrp_whole_lines(most_runs(j) * (int64_t)sizeof(run));
 }
 
 static int64_t share_bytes(const job *j) {
@@ -336,7 +333,7 @@ static void run_share(void *context, int64_t share, int thread) {
 static int streams(const flrp_product *p, int64_t samples, const flrp_epilogue *e) {
     const int64_t size = samples * p->dst_h * p->dst_w * p->dst_c * (int64_t)sizeof(float);
     return size >= LEAST_STREAM && p->sides == 1 && !e->pool.window && !e->factors[0].data && !e->ratio.relevance &&
-           p->dst_c % (ALIGN / (int64_t)sizeof(float)) == 0 && (uintptr_t)e->out % ALIGN == 0;
+           p->dst_c % (FLRP_CACHE_LINE / (int64_t)sizeof(float)) == 0 && (uintptr_t)e->out % FLRP_CACHE_LINE == 0;
 }
 
 int flrp_limbs_run(int isa, int threads, const flrp_product *p, int64_t samples, const flrp_operand *operands,

@@ -67,7 +67,7 @@ int flrp_depthwise_run(int isa, int threads, const flrp_product *p, int64_t samp
     job j = {.kernels = flrp_kernels_of(isa), .p = p, .operands = operands, .epilogue = epilogue};
     j.taps = p->rows.taps * p->cols.taps;
     j.row_blocks = flrp_ceil_div(p->rows.count, ROWS_PER_TASK);
-    j.size = (2 * j.taps * (int64_t)sizeof(int64_t) + p->src_c * (int64_t)sizeof(float) + 63) / 64 * 64;
+    j.size = flrp_whole_lines(2 * j.taps * (int64_t)sizeof(int64_t) + p->src_c * (int64_t)sizeof(float));
     const double work = 4.0 * (double)samples * p->rows.count * p->cols.count * j.taps * p->src_c * p->parts * p->sides;
     threads = flrp_threads_for(threads, samples * j.row_blocks, work);
     j.scratch = malloc((size_t)(threads * j.size));

@@ -2,8 +2,10 @@
  *
  * In:  pointers and sizes that the caller has checked; arrays are C-contiguous.
  * Out: arrays that the caller has allocated. Every output element is written.
- * Not here: argument checks (shapes.py and _kernels.pyx), weights' layout (packing.py), memory that outlives a call.
- * The only failure is FLRP_NO_MEMORY; outputs are then undefined. (FLRP_NOT_FINITE does not leave a program.)
+ * Not here: argument checks (shapes.py and _kernels.pyx), weights' layout (packing.py), memory that outlives a call but
+ * for some scratch that the next one takes over (memory.c).
+ * Failures: FLRP_NO_MEMORY; outputs are then undefined. FLRP_NOT_FINITE: a product in lanes met a value that is not; a
+ * program then runs its samples one by one.
  */
 #ifndef FASTLRP_H
 #define FASTLRP_H
@@ -97,6 +99,7 @@ typedef struct {
     int32_t offset;
     float weight;
 } flrp_term;
+#define FLRP_LANE_PLACES 14 /* of a block whose terms come in a list; else 2, of half as many rows, or 1 */
 
 /* What LANES has beside the weights, and LISTS in their place. */
 typedef struct {
@@ -185,7 +188,7 @@ void flrp_sum_pool(int isa, int threads, const flrp_window *w, int64_t samples, 
                    const float *scale, float *out);
 void flrp_sum_pool_backward(int isa, int threads, const flrp_window *w, int64_t samples, const float *g,
                             const float *scale, const flrp_operand *factor, float *out);
-/* winner: index of the winning tap in scan order, first on ties; a NaN wins. */
+/* winner: index of the winning tap in scan order, first on ties; a NaN wins, the last of several. */
 void flrp_max_pool(int isa, int threads, const flrp_window *w, int64_t samples, const float *x, float *out,
                    int32_t *winner);
 void flrp_max_pool_backward(int isa, int threads, const flrp_window *w, int64_t samples, const float *g,

@@ -54,7 +54,6 @@ typedef struct {
  * order; it begins with 0 or goes on with what is there, or its whole is added to that. */
 enum { FLRP_LANES_SET, FLRP_LANES_GO_ON, FLRP_LANES_ADD };
 #define FLRP_LANE_ROWS 12
-#define FLRP_LANE_PLACES 14 /* where terms come in a list; else 2, of half as many rows, or 1 */
 typedef struct {
     const float *w, *x;
     const int64_t *offsets;
@@ -84,9 +83,12 @@ typedef struct {
     int panel_vectors;  /* vectors in one panel of packed weights */
     int narrow_vectors; /* vectors along the columns for narrow products, and the most channels with so many of them */
     int narrow_rows[FLRP_MAX_VECTORS];
-    /* rows <= FLRP_MAX_ROWS, and rows x vectors one of the blocks above; acc: [rows][vectors * lanes] */
+    /* rows x vectors: a wide block, up to FLRP_MAX_ROWS rows of up to panel_vectors, or a narrow one, up to
+     * narrow_rows[vectors - 1] rows; acc: [rows][vectors * lanes] */
     void (*tile)(int rows, int vectors, const flrp_tile *t, float *acc);
-    int line_rows[FLRP_MAX_VECTORS]; /* of a line, at most; of one vector so many of all lines, up to 9 of these */
+    /* Rows of a line in a block of so many vectors, at most. Several lines, up to 9, make a block of one vector alone,
+     * with at most line_rows[0] rows of all of them. */
+    int line_rows[FLRP_MAX_VECTORS];
     void (*lines)(int lines, int rows, int vectors, const flrp_lines *t, float *acc);
     /* Epilogue on `rows` rows of n accumulators of a side: channels from `channel` on of the pixels whose outputs begin
      * at offsets[m]. */
@@ -138,8 +140,8 @@ typedef struct {
     int (*adam)(int64_t n, const flrp_adam *a, const float *old, const float *g, float *m, float *v, float *out);
 } flrp_kernels;
 
-/* Products of numbers split into limbs (amx.c, winograd_amx.c): 32 channels make a chunk, 32 outputs a panel, 16 pairs of channels
- * times 32 outputs one limb of weights: [16 outputs][pair][output][2], twice. */
+/* Products of numbers split into limbs (amx.c, winograd_amx.c): 32 channels make a chunk, 32 outputs a panel, 16 pairs
+ * of channels times 32 outputs one limb of weights: [16 outputs][pair][output][2], twice. */
 #define FLRP_CHUNK 32
 #define FLRP_LIMB_OUTPUTS 32
 #define FLRP_LIMB_ROWS 16 /* most positions in one tile; a block has two tiles, one where one is left */
@@ -260,6 +262,10 @@ void flrp_give_scratch(flrp_scratch s);
 static inline int64_t flrp_min(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t flrp_max(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline int64_t flrp_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+/* Bytes of whole cache lines. */
+static inline int64_t flrp_whole_lines(int64_t bytes) {
+    return flrp_ceil_div(bytes, FLRP_CACHE_LINE) * FLRP_CACHE_LINE;
+}
 static inline float flrp_read(float x, const float *bound, int read) {
     switch (read) {
     case FLRP_POSITIVE: return x < 0 ? 0 : x;

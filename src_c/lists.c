@@ -154,7 +154,7 @@ int flrp_lists_run(int isa, int threads, const flrp_product *p, int64_t samples,
     j.size = (j.pass + flrp_min(OUTPUTS, p->dst_c) + TOGETHER) * j.stride * (int64_t)sizeof(float) +
              j.copies * j.block * j.k * (int64_t)sizeof(float) + j.block * (int64_t)sizeof(int64_t) +
              j.pass * (int64_t)sizeof(flrp_term) + FLRP_CACHE_LINE;
-    j.size = flrp_ceil_div(j.size, FLRP_CACHE_LINE) * FLRP_CACHE_LINE;
+    j.size = flrp_whole_lines(j.size);
     j.scratch = malloc((size_t)(threads * j.size));
     if (!j.scratch) return FLRP_NO_MEMORY;
     flrp_parallel(threads, blocks * j.pieces, work, run_task, &j);

@@ -9,7 +9,6 @@
 
 #include "planes.h"
 
-#define ALIGN 64 /* bytes: a tile's row is one cache line */
 
 static int64_t floor_div(int64_t a, int64_t b) { return a >= 0 ? a / b : -flrp_ceil_div(-a, b); }
 
@@ -82,7 +81,7 @@ int64_t flrp_planes_fit(flrp_planes *l, int64_t samples, int64_t rows) {
         l->taps[tap] = plane * flrp_stored_limbs(l->p->limbs) * l->plane +
                        (shift_of(&l->rows, row) * l->cols.pitch + shift_of(&l->cols, col)) * FLRP_CHUNK;
     }
-    return flrp_ceil_div(l->chunks * l->chunk_size * (int64_t)sizeof(uint16_t), ALIGN) * ALIGN;
+    return flrp_whole_lines(l->chunks * l->chunk_size * (int64_t)sizeof(uint16_t));
 }
 
 /* One line of one operand in one plane, with the zeros around it. */

@@ -55,14 +55,21 @@ static void add_pixels(const job *j, const float *source, int64_t first, int64_t
     }
 }
 
-/* The operands as they are read, side by side, pixel by pixel; a plain single one where it lies. */
-static const float *source_of(const job *j, int64_t sample, float *scratch) {
+/* The sample's operands as they are read, side by side, pixel by pixel, where grid rows [begin, end) meet them; a plain
+ * single one where it lies. */
+static const float *source_of(const job *j, int64_t sample, int64_t begin, int64_t end, float *scratch) {
     const flrp_product *p = j->p;
-    const int64_t pixels = p->src_h * p->src_w, at = sample * pixels * p->src_c;
+    const flrp_axis *rows = &p->rows;
+    const int64_t at = sample * p->src_h * p->src_w * p->src_c;
     if (!j->copies) return j->operands[0].data + at;
-    for (int64_t part = 0; part < p->parts; part++) {
+    if (!rows->taps) return scratch;
+    const int64_t first = flrp_max(0, begin * rows->step + rows->offsets[0]) * p->src_w;
+    const int64_t last = flrp_min(p->src_h, (end - 1) * rows->step + rows->offsets[rows->taps - 1] + 1) * p->src_w;
+    for (int64_t part = 0; part < p->parts && first < last; part++) {
         const flrp_operand *o = &j->operands[part];
-        j->kernels->gather(pixels, p->src_c, o->data + at, o->bound, o->read, scratch + part * p->src_c, j->k);
+        j->kernels->gather(last - first, p->src_c, o->data + at + first * p->src_c,
+                           o->bound ? o->bound + first * p->src_c : 0, o->read, scratch + first * j->k + part * p->src_c,
+                           j->k);
     }
     return scratch;
 }
@@ -72,11 +79,12 @@ static void run_task(void *context, int64_t task, int thread) {
     const flrp_product *p = j->p;
     const flrp_axis *rows = &p->rows;
     const int64_t sample = task / j->row_blocks, begin = task % j->row_blocks * ROWS_PER_TASK;
+    const int64_t end = flrp_min(begin + ROWS_PER_TASK, rows->count);
     const int64_t width = (int64_t)j->kernels->lanes * j->kernels->panel_vectors;
     const int64_t side_size = j->panels * rows->taps * j->k * width;
     float *line = j->scratch + thread * j->size;
-    const float *source = source_of(j, sample, line + j->line);
-    for (int64_t r = begin; r < flrp_min(begin + ROWS_PER_TASK, rows->count); r++) {
+    const float *source = source_of(j, sample, begin, end, line + j->line);
+    for (int64_t r = begin; r < end; r++) {
         const int64_t y = rows->start + r * rows->stride, at = (sample * p->dst_h + y) * p->dst_w * p->dst_c;
         int64_t first, last;
         flrp_meeting_taps(rows, r, p->src_h, &first, &last);

@@ -87,12 +87,12 @@ static void plan(job *j, int64_t samples) {
     j->rows = (int)flrp_ceil_div(tiles, flrp_ceil_div(tiles, FLRP_LIMB_ROWS));
     j->plane = (tiles + FLRP_LIMB_ROWS) * FLRP_CHUNK;
     j->chunk_size = flrp_stored_limbs(p->limbs) * j->plane;
-    const int64_t line = FLRP_CACHE_LINE / (int64_t)sizeof(float);
-    j->source_bytes = flrp_ceil_div((2 * j->block_rows + 2) * j->line, line) * FLRP_CACHE_LINE;
+    j->source_bytes = flrp_whole_lines((2 * j->block_rows + 2) * j->line * (int64_t)sizeof(float));
     j->planes_bytes = j->chunks * j->chunk_size * (int64_t)sizeof(uint16_t);
     j->outputs_bytes = 4 * tiles * j->outputs * (int64_t)sizeof(float);
     j->sums_bytes = flrp_ceil_div(tiles, 2 * j->rows) * 2 * FLRP_LIMB_ROWS * FLRP_LIMB_OUTPUTS * (int64_t)sizeof(float);
-    j->pooled_bytes = flrp_ceil_div(flrp_pooled_floats(p, j->epilogue, 1, 2 * j->block_rows), line) * FLRP_CACHE_LINE;
+    const int64_t pooled = flrp_pooled_floats(p, j->epilogue, 1, 2 * j->block_rows);
+    j->pooled_bytes = flrp_whole_lines(pooled * (int64_t)sizeof(float));
 }
 
 static int64_t share_bytes(const job *j) {
