@@ -78,6 +78,14 @@ cdef float *pointer(array, Py_ssize_t size, str name) except NULL:
     return <float *>cnp.PyArray_DATA(a)
 
 
+cdef float *writable(array, Py_ssize_t size, str name) except NULL:
+    """The same, to be written to."""
+    cdef float *data = pointer(array, size, name)
+    if not array.flags.writeable:
+        raise ValueError(f"{name} must be writeable")
+    return data
+
+
 def joined(list arrays):
     """The elements of arrays of one type, one array after the other: a view where they already lie so in one."""
     cdef const char *next

@@ -278,9 +278,7 @@ cdef class Product:
         for i in range(self.parts):
             fill_operand(&sources[i], operands[i], samples, self.src_size, "operand")
         memset(&e, 0, sizeof(e))
-        e.out = pointer(out, samples * self.dst_size, "out")
-        if not out.flags.writeable:
-            raise ValueError("out must be writeable")
+        e.out = writable(out, samples * self.dst_size, "out")
         e.bias = NULL if bias is None else pointer(bias, self.dst_channels, "bias")
         if ratio is not None:
             fill_ratio(&e.ratio, ratio, samples * self.dst_size)

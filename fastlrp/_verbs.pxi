@@ -48,9 +48,9 @@ def adam(old, new, g, m, v, float beta1, float beta2, float rate, float floor, f
     cdef int64_t n = old.size
     cdef const float *po = pointer(old, n, "old")
     cdef const float *pg = pointer(g, n, "g")
-    cdef float *pm = pointer(m, n, "m")
-    cdef float *pv = pointer(v, n, "v")
-    cdef float *pn = pointer(new, n, "new")
+    cdef float *pm = writable(m, n, "m")
+    cdef float *pv = writable(v, n, "v")
+    cdef float *pn = writable(new, n, "new")
     numbers.beta1, numbers.beta2, numbers.rate, numbers.floor, numbers.keep = beta1, beta2, rate, floor, keep
     with nogil:
         finite = flrp_adam_step(run_isa, run_threads, n, &numbers, po, pg, pm, pv, pn)

@@ -859,6 +859,15 @@ def test_adam_divides_by_nothing_of_its_own(isa: str, n: int) -> None:
     assert _kernels.adam(old, new, g, m, v, 0.9, 0.999, 1e-3, 0, 1) and np.isfinite(new).all()
 
 
+@pytest.mark.parametrize("name", ["new", "m", "v"])
+def test_adam_writes_to_no_array_that_is_read_only(name: str) -> None:
+    """Parameters are shared with layers."""
+    arrays = {key: np.ones(5, np.float32) for key in ("old", "new", "g", "m", "v")}
+    arrays[name].flags.writeable = False
+    with pytest.raises(ValueError, match=f"{name} must be writeable"):
+        _kernels.adam(*arrays.values(), 0.9, 0.999, 1e-3, 1e-8, 1)
+
+
 @PER_ISA
 @pytest.mark.parametrize("name", ["old", "g", "m", "v"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
