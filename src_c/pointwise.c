@@ -11,9 +11,8 @@ typedef struct {
     int kind;
     float parameter;
     int64_t size, channels, block, blocks, sums_stride, width; /* size: elements of one sample */
-    const float *x, *q, *z, *bias;
+    const float *x, *y, *z, *bias, *const *constants;
     flrp_ratio ratio;
-    const float *g;
     float *a, *b;
 } job;
 
@@ -56,13 +55,13 @@ static void gamma_task(void *context, int64_t task, int thread) {
     (void)thread;
     split(j, task, &i, &count, &unused);
     r.relevance += i;
-    j->kernels->gamma(count, j->channels, j->x + i, j->q + i, j->z + i, j->bias, j->parameter, &r, j->a + i, j->b + i);
+    j->kernels->gamma(count, j->channels, j->x + i, j->y + i, j->z + i, j->bias, j->parameter, &r, j->a + i, j->b + i);
 }
 
 void flrp_gamma_map(int isa, int threads, int64_t samples, int64_t size, int64_t channels, const float *p,
                     const float *q, const float *z, const float *bias, float gamma, const flrp_ratio *ratio,
                     float *a, float *b) {
-    job j = {.size = size, .channels = channels, .x = p, .q = q, .z = z, .bias = bias, .parameter = gamma,
+    job j = {.size = size, .channels = channels, .x = p, .y = q, .z = z, .bias = bias, .parameter = gamma,
              .ratio = *ratio, .a = a, .b = b};
     run(isa, threads, samples, &j, gamma_task);
 }
@@ -124,62 +123,53 @@ static void activation_backward_task(void *context, int64_t task, int thread) {
     int64_t i, count, unused;
     (void)thread;
     split(j, task, &i, &count, &unused);
-    j->kernels->activation_backward(j->kind, j->parameter, count, j->x + i, j->g + i, j->a + i);
+    j->kernels->activation_backward(j->kind, j->parameter, count, j->x + i, j->y + i, j->a + i);
 }
 
 void flrp_activation_backward(int isa, int threads, int kind, float parameter, int64_t size, const float *x,
                               const float *g, float *out) {
-    job j = {.kind = kind, .parameter = parameter, .size = size, .channels = 1, .x = x, .g = g, .a = out};
+    job j = {.kind = kind, .parameter = parameter, .size = size, .channels = 1, .x = x, .y = g, .a = out};
     run(isa, threads, 1, &j, activation_backward_task);
 }
 
-typedef struct {
-    const float *const *constants;
-    const float *x, *y;
-    float *out;
-    int64_t size, channels, block;
-    int kind;
-} pair;
-
-/* Tasks of whole pixels, each of about BLOCK elements. */
-static void run_pair(int threads, pair *p, flrp_task task) {
-    p->block = flrp_max(1, BLOCK / p->channels) * p->channels;
-    flrp_parallel(threads, flrp_ceil_div(p->size, p->block), 4.0 * (double)p->size, task, p);
-}
-
 static void affine_task(void *context, int64_t task, int thread) {
-    const pair *p = context;
-    const float *minus = p->constants[0], *times = p->constants[1], *over = p->constants[2], *plus = p->constants[3];
-    const int64_t end = flrp_min(p->size, (task + 1) * p->block), n = p->channels;
+    const job *j = context;
+    const float *minus = j->constants[0], *times = j->constants[1], *over = j->constants[2], *plus = j->constants[3];
+    const int64_t n = j->channels;
+    int64_t first, count, unused;
     (void)thread;
+    split(j, task, &first, &count, &unused);
+    const float *x = j->x + first;
+    float *out = j->a + first;
     if (n == 1)
-        for (int64_t i = task * p->block; i < end; i++) p->out[i] = (p->x[i] - *minus) * *times / *over + *plus;
+        for (int64_t i = 0; i < count; i++) out[i] = (x[i] - *minus) * *times / *over + *plus;
     else
-        for (int64_t i = task * p->block; i < end; i += n)
-            for (int64_t c = 0; c < n; c++) p->out[i + c] = (p->x[i + c] - minus[c]) * times[c] / over[c] + plus[c];
+        for (int64_t i = 0; i < count; i += n)
+            for (int64_t c = 0; c < n; c++) out[i + c] = (x[i + c] - minus[c]) * times[c] / over[c] + plus[c];
 }
 
 void flrp_affine(int threads, int64_t size, int64_t channels, const float *x, const float *const constants[4],
                  float *out) {
-    pair p = {.constants = constants, .x = x, .out = out, .size = size, .channels = channels};
-    run_pair(threads, &p, affine_task);
+    job j = {.constants = constants, .x = x, .a = out, .size = size, .channels = channels};
+    run(FLRP_PORTABLE, threads, 1, &j, affine_task);
 }
 
 static void combine_task(void *context, int64_t task, int thread) {
-    const pair *p = context;
-    const int64_t first = task * p->block, n = flrp_min(p->block, p->size - first);
-    const float *x = p->x + first, *y = p->y + first;
-    float *out = p->out + first;
+    const job *j = context;
+    int64_t first, count, unused;
     (void)thread;
-    if (p->kind)
-        for (int64_t i = 0; i < n; i++) out[i] = x[i] * y[i];
+    split(j, task, &first, &count, &unused);
+    const float *x = j->x + first, *y = j->y + first;
+    float *out = j->a + first;
+    if (j->kind)
+        for (int64_t i = 0; i < count; i++) out[i] = x[i] * y[i];
     else
-        for (int64_t i = 0; i < n; i++) out[i] = x[i] + y[i];
+        for (int64_t i = 0; i < count; i++) out[i] = x[i] + y[i];
 }
 
 void flrp_combine(int threads, int kind, int64_t size, const float *x, const float *y, float *out) {
-    pair p = {.x = x, .y = y, .out = out, .size = size, .channels = 1, .kind = kind};
-    run_pair(threads, &p, combine_task);
+    job j = {.kind = kind, .x = x, .y = y, .a = out, .size = size, .channels = 1};
+    run(FLRP_PORTABLE, threads, 1, &j, combine_task);
 }
 
 typedef struct {

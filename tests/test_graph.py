@@ -153,6 +153,17 @@ def test_splitting_and_joining_changes_nothing() -> None:
             assert_same_bits(found.relevance, expected.relevance)
 
 
+def test_large_samples_are_copied_in_pieces() -> None:
+    """Concatenated, padded and transposed as NumPy has it; threads share out a sample's places."""
+    image = Input((70, 50, 8))
+    both = Concat()(fastlrp.Abs()(image), ReLU()(image))
+    net = Network.from_graph(image, Transpose((1, 0, 2))(fastlrp.Pad2d(1, 0.5)(both)))
+    x = RNG(0).standard_normal((2, 70, 50, 8)).astype(np.float32)
+    expected = np.pad(np.concatenate([np.abs(x), np.maximum(x, 0)], -1), ((0, 0), (1, 1), (1, 1), (0, 0)),
+                      constant_values=0.5).swapaxes(1, 2)
+    assert_same_bits(net.forward(x), expected)
+
+
 def test_gates_are_constants_for_relevance() -> None:
     """All of it goes to the value; a gate's branch has none. Gradients know both."""
     net = with_biases(excitation())

@@ -837,7 +837,7 @@ def test_products_take_the_weights_they_are_made_for() -> None:
 
 
 @PER_ISA
-@pytest.mark.parametrize("n", [1, 7, 16, 45])
+@pytest.mark.parametrize("n", [1, 7, 16, 45, 20_001])
 def test_adam_has_the_bits_of_numpy(isa: str, n: int) -> None:
     rng, around = np.random.default_rng(n), np.full((5, n + 2), np.nan, np.float32)
     around[:, 1:-1] = rng.standard_normal((5, n))
