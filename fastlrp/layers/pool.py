@@ -34,6 +34,7 @@ class Sliding(Pooling):
     """
 
     options: ClassVar[tuple[str, ...]] = ("kernel", "stride", "padding", "ceil_mode")
+    structural = (*options, "dilation")
     dilation = (1, 1)
 
     def __init__(self, kernel: Any, stride: Any, padding: Any, ceil_mode: bool, name: str | None):
@@ -57,6 +58,7 @@ class Adaptive(Pooling):
     ⌈(i + 1) · size / out⌉, as in PyTorch. `runs` has those of both axes."""
 
     options: ClassVar[tuple[str, ...]] = ("out",)
+    structural = options
     runs: tuple[list[Run], list[Run]]
 
     def __init__(self, out: Any, name: str | None = None):
