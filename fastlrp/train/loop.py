@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from ..graph import Graph, Trace
+from ..graph import OWN, Graph, Trace
 from ..layers import ParameterLayer
 from ..reference import Array
 from ..shapes import as_size
 from .losses import LOSSES, Loss, Targets, evaluate, find_loss
 from .optimizers import Optimizer, find_optimizer
-from .recorded import OWN, Gradients, RecordedStep, record
+from .recorded import Gradients, RecordedStep, record
 from .stopping import Criterion, find_criterion
 
 Callback = Callable[[int, float], Any]
