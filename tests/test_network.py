@@ -28,7 +28,7 @@ import fastlrp
 from fastlrp.composites import Uniform
 from fastlrp.program import Recorder
 from fastlrp.reference import Reference
-from fastlrp.rules import AlphaBeta, Epsilon, Flat, Gamma, Norm, WSquare, ZBox, ZPlus
+from fastlrp.rules import AlphaBeta, Epsilon, Flat, Gamma, Norm, Pass, WSquare, ZBox, ZPlus
 
 NET = mixed_network()
 FORMATTED = mixed_network(fastlrp.Format(-1, 1))
@@ -350,6 +350,10 @@ def test_bad_arguments_of_explain_are_refused_by_name(name: str) -> None:
     (lambda net: fastlrp.set_num_threads(1.5), "n must"), (lambda net: fastlrp.set_num_threads(True), "n must"),
     (lambda net: fastlrp.composites.Uniform("epsilon"), "rule"),
     (lambda net: fastlrp.composites.Uniform(Epsilon(), first=1), "first"),
+    (lambda net: fastlrp.composites.Composite("mine", None), "entries must be pairs .* got None"),
+    (lambda net: fastlrp.composites.Composite("mine", (), times_input="no"), "times_input must be True or False"),
+    (lambda net: fastlrp.composites.Composite("mine", (), start=3), 'start must be "logit" or "one", got 3'),
+    (lambda net: fastlrp.composites.Composite("mine", (), start=np.ones(2)), "start"),
 ])
 def test_bad_arguments_of_other_calls_are_refused_by_name(call: Callable, named: str) -> None:
     """As explain's are."""
@@ -692,6 +696,32 @@ def test_a_users_own_composite() -> None:
             assert_same_bits(NET.explain(X, composite=composite).relevance, expected)
     with pytest.raises(ValueError, match=r"mine.*conv1"):
         NET.explain(X, composite=fastlrp.composites.Composite("mine", (("linear", Epsilon()),)))
+
+
+def test_composites_choose_rules_by_name() -> None:
+    """Of a layer or of one use of it, in entries too; words mean roles and kinds, whatever layers are named."""
+    x = fastlrp.Input((5,))
+    dense = fastlrp.Linear(5, name="fc")
+    net = fastlrp.Network.from_graph(x, fastlrp.ReLU(name="linear")(dense(fastlrp.ReLU()(dense(dense(x))))))
+    base = (("linear", ZPlus()), ("first", WSquare()))
+    for entries, found in (((("fc:2", Flat()), ("fc", Epsilon())), [Epsilon(), Flat(), Epsilon()]),
+                           ((("fc", Epsilon()), ("fc:2", Flat())), [Epsilon()] * 3), ((("fc:3", Flat()),), None)):
+        rules = fastlrp.composites.Composite("mine", (*entries, *base)).resolve(net)
+        assert [rules[0], rules[1], rules[3]] == (found or [ZPlus(), ZPlus(), Flat()])
+        assert rules[2] == rules[4] == Pass()
+    for rules in ({"fc": Epsilon(), "fc:2": Flat()}, {"fc:2": Flat(), "fc": Epsilon()}):
+        found = fastlrp.composites.EpsilonPlus().override(rules).resolve(net)
+        assert [found[0], found[1], found[3]] == [Epsilon(), Flat(), Epsilon()]
+
+
+@pytest.mark.parametrize("key", ["convolutoin", "fc:4", "first activation", "Linear", "dense"])
+def test_keys_that_mean_nothing_are_refused(key: str) -> None:
+    """By entries and base; kinds that the network has not are known all the same."""
+    net = small_network()
+    for more in ({"entries": ((key, Flat()),)}, {"entries": (), "base": ((key, Flat()),)}):
+        with pytest.raises(ValueError, match=rf"'mine' has entries for \['{key}'\].*'first'.*'conv'.*'linear1'"):
+            net.explain(SMALL_X, composite=fastlrp.composites.Composite("mine", **more))
+    assert Uniform(Epsilon()).resolve(net)[0] == Epsilon()
 
 
 def test_bounds_given_as_arrays_are_copied() -> None:
