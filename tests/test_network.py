@@ -96,6 +96,23 @@ def test_arrays_of_every_kind_give_the_same_bits(kind: str, tmp_path: Any) -> No
     assert np.array_equal(np.asarray(other_x), x) and np.array_equal(np.asarray(other_start), start)
 
 
+@pytest.mark.filterwarnings("error")
+def test_numbers_beyond_float32_become_infinite() -> None:
+    """In x and start, without a warning."""
+    x, start = SMALL_X.astype(np.float64), np.ones((6, 3))
+    x[0, 0], start[1, 1] = 1e300, -1e300
+    net = small_network()
+    infinite = x.copy()
+    infinite[0, 0] = np.inf
+    assert_same_bits(net.forward(x), net.forward(infinite))
+    assert net.explain(SMALL_X, start=start).start[1, 1] == -np.inf
+
+
+def test_arrays_without_masked_values_are_arrays() -> None:
+    """What is masked, though, has no value: see the errors below."""
+    assert_same_bits(NET.forward(np.ma.masked_array(X)), NET.forward(X))
+
+
 def test_booleans_and_broadcast_arrays() -> None:
     """Masks are zeros and ones; arrays with zero strides are read like any other."""
     mask = X > 0
@@ -261,7 +278,7 @@ BAD_INPUT = {
     "nothing": (None, TypeError), "a dictionary": ({}, TypeError), "a number": (1.0, ValueError),
     "one sample": (np.zeros(5), ValueError), "too wide": (np.zeros((2, 6)), ValueError),
     "an axis more": (np.zeros((2, 5, 1)), ValueError), "ragged": ([[1, 2], [3]], ValueError),
-    "empty list": ([], ValueError),
+    "empty list": ([], ValueError), "masked": (np.ma.masked_equal(np.eye(2, 5), 1), TypeError),
 }
 CALLS_WITH_X: dict[str, Callable[..., Any]] = {
     "forward": lambda net, x: net.forward(x), "call": lambda net, x: net(x), "explain": lambda net, x: net.explain(x),
