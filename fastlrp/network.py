@@ -125,7 +125,7 @@ class Network(Graph):
     def explain(self, x: Any, target: Any = None, composite: Any = "epsilon_plus_flat", *, start: Any = None,
                 start_layer: str | None = None, layers: bool = False, reference: Any = None,
                 batch_size: int | None = None, precision: str = "highest", compat: str | None = None,
-                progress: bool = False) -> Explanation:
+                progress: bool | None = None) -> Explanation:
         """Relevance of the inputs (N, *input_shape) for a class.
 
         target: the class: None (the predicted one), an int, or an array (N,).
@@ -148,7 +148,8 @@ class Network(Graph):
             folded; by default it is explained as the affine map that it is. In "lrp_toolbox", sum pools take the rule
             of convolutions, ties of max pools share relevance, and stabilisers of 1e-16 keep out zeros alone: where a
             sum cancels exactly, which in float32 is no rarity, relevance grows by 1e16.
-        progress: show a progress bar.
+        progress: True shows a bar, False none; None: on a terminal, once two seconds have passed, where the samples are
+            more than are explained at a time.
 
         NaN and infinities propagate to what depends on them. An empty batch gives an empty result. Raises ValueError
         or TypeError, naming the argument, what was expected and what came.
@@ -159,7 +160,7 @@ class Network(Graph):
     def conservation_check(self, x: Any, target: Any = None, composite: Any = "epsilon_plus_flat", *, start: Any = None,
                            start_layer: str | None = None, reference: Any = None, batch_size: int | None = None,
                            precision: str = "highest", compat: str | None = None,
-                           progress: bool = False) -> Conservation:
+                           progress: bool | None = None) -> Conservation:
         """Sums of relevance going into and out of every layer, per sample; print it for a table.
 
         Takes the arguments of `explain`, but for `layers`.

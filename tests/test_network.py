@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import copy
 import inspect
+import io
 import pickle
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +27,7 @@ from cases import (
 )
 
 import fastlrp
+from fastlrp import progress
 from fastlrp.composites import Uniform
 from fastlrp.program import Recorder
 from fastlrp.reference import Reference
@@ -312,6 +315,7 @@ BAD_ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
     "a name like no other": ({"composite": "xyz"}, "composite .*'xyz'$"),
     "composite kind": ({"composite": 7}, "composite"),
     "a layer's name": ({"layers": "relu1"}, "layers"), "progress": ({"progress": 1}, "progress"),
+    "no progress": ({"progress": 0}, "progress"), "progress by name": ({"progress": "x"}, "progress"),
     "no composite": ({"composite": None}, "composite"), "a rule": ({"composite": Epsilon()}, "composite"),
     "a rule class": ({"composite": Epsilon}, "composite"), "an array": ({"composite": np.zeros(2)}, "composite"),
     "layer name": ({"composite": {"conv9": Epsilon()}}, "conv9"),
@@ -767,6 +771,33 @@ def test_progress_goes_to_standard_error(capsys: pytest.CaptureFixture) -> None:
     assert capsys.readouterr() == ("", "")
     NET.explain(X, progress=True)
     assert "explaining" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("call", ["explain", "conservation_check", "test"])
+def test_a_bar_shows_by_itself_on_a_terminal(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over batches of samples, once it takes a while."""
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    def shown(**more: Any) -> bool:
+        monkeypatch.setattr(sys, "stderr", Terminal())
+        getattr(NET, call)(X, **more)
+        return "explaining" in sys.stderr.getvalue()
+    assert not shown(batch_size=5)
+    monkeypatch.setattr(progress, "DELAY", 1e-9)
+    assert shown(batch_size=5) and not shown(batch_size=5, progress=False) and not shown()
+
+
+# ---- what is echoed ----
+
+def test_results_echo_in_a_line() -> None:
+    """Sizes, not numbers."""
+    found = NET.explain(X, np.arange(13) % 4)
+    assert repr(found) == "Explanation(relevance (13, 10, 9, 3), target [0 1 2 ... 2 3 0])"
+    found = NET.explain(X[:2], start=np.ones((2, 4)), layers=True)
+    assert repr(found) == f"Explanation(relevance (2, 10, 9, 3), {len(NET.layers)} layers)"
+    assert repr(NET.conservation_check(X)) == "Conservation(13 layers, 13 samples; print it for a table)"
 
 
 # ---- the twin ----

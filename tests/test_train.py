@@ -598,6 +598,8 @@ def test_progress(capsys: pytest.CaptureFixture) -> None:
     history = perceptron().fit(X, T, progress=True, validation_data=(X, T))
     shown = capsys.readouterr()
     assert shown.out == "" and "training: 100%" in shown.err
+    assert repr(history) == (f"History(2 steps, best accuracy {history.best.value:.4g} after 2, "
+                             f"last loss {history.losses[-1]:.4g})")
     assert f"loss {history.losses[-1]:.4g}, accuracy {history.validation[-1].value:.4g}" in shown.err
 
 
