@@ -244,16 +244,19 @@ class Network(Graph):
         and ValueError where x is not finite: no error is known there. Takes the other arguments of `explain` too.
         """
         tolerance, twin = as_number(tolerance, "tolerance"), self.to_numpy()
-        if not all(np.isfinite(array).all() for array in self.as_inputs(x)):
-            raise ValueError("x must be finite to be compared, got NaN or infinity")
+        _check_comparison(self.as_inputs(x), tolerance)
         own, other = (net.trace(net.as_inputs(x)) for net in (self.at(precision), twin.at(precision)))
         names = [*self.input_names, *(node.name for node in self.nodes)]
         worst = _compare("forward", names, own.values, other.values, tolerance)
+        output = self.forward(x, precision=precision)  # not layer by layer, but as the program that users run
+        expected = [twin.to_surface(i, other.values[i]) for i in self.outputs]
+        worst = max(worst, _compare("output", [names[i] for i in self.outputs],
+                                    output if len(self.outputs) > 1 else [output], expected, tolerance))
         found = self.explain(x, target, composite, layers=True, precision=precision, **more)
         # The same classes on both sides: near-tied logits may change places by rounding.
-        expected = twin.explain(x, found.target, composite, layers=True, **more)
+        exact = twin.explain(x, found.target, composite, layers=True, **more)
         own_maps, other_maps = ([*reversed(e.layers.values()), *(e.relevance if self.first > 1 else [e.relevance])]
-                                for e in (found, expected))
+                                for e in (found, exact))
         names = [*reversed(found.layers), *self.input_names]
         return {"forward": worst, "relevance": _compare("relevance", names, own_maps, other_maps, tolerance)}
 
@@ -291,9 +294,18 @@ def _check_layer(layer: Any, name: str) -> None:
 
 
 def _check_init(seed: Any, init: Any) -> int:
-    if init is not None and init not in ("he", "truncated_normal"):
+    if init is not None and (not isinstance(init, str) or init not in ("he", "truncated_normal")):
         raise ValueError(f'init must be "he" or "truncated_normal", got {init!r}')
     return as_size(seed, "seed", 0, math.inf)
+
+
+def _check_comparison(inputs: Sequence[Array], tolerance: float) -> None:
+    if tolerance < 0:
+        raise ValueError(f"tolerance must be at least 0, got {tolerance}")
+    if not len(inputs[0]):
+        raise ValueError("x must hold at least one sample to be compared, got none")
+    if not all(np.isfinite(array).all() for array in inputs):
+        raise ValueError("x must be finite to be compared, got NaN or infinity")
 
 
 def _compare(what: str, names: Sequence[Any], own: Sequence[Array], other: Sequence[Array],

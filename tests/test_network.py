@@ -207,7 +207,8 @@ def test_empty_batches_elsewhere() -> None:
     assert NET.lrp(X[:0]).shape == NET.sensitivity(X[:0]).shape == (0, *MIXED_SHAPE)
     assert NET.conservation_check(X[:0]).relevance_in.shape == (len(NET.layers), 0)
     assert str(NET.conservation_check(X[:0]))
-    assert NET.test(X[:0]) == {"forward": 0.0, "relevance": 0.0}
+    with pytest.raises(ValueError, match="x must hold at least one sample to be compared, got none"):
+        NET.test(X[:0])
     assert NET.explain(X[:0], np.zeros(0, int), start="one").relevance.size == 0
     assert NET.explain(X[:0], precision="float64").relevance.dtype == np.float64
 
@@ -366,6 +367,9 @@ def test_bad_arguments_of_explain_are_refused_by_name(name: str) -> None:
     (lambda net: net.layerwise_lrp(SMALL_X, precision=1), "precision"),
     (lambda net: net.test(SMALL_X, precision="single"), "precision"),
     (lambda net: net.test(np.full((1, 5), np.nan)), "x must be finite"),
+    (lambda net: net.test(SMALL_X, tolerance=-1), "tolerance must be at least 0, got -1"),
+    (lambda net: net.test(SMALL_X, tolerance=float("nan")), "tolerance must be finite"),
+    (lambda net: net.reset_params(init=np.ones(2)), "init must be"), (lambda net: small_network(init=[1, 2]), "init"),
     (lambda net: net.reset_params(init="zeros"), "init"), (lambda net: net.to_numpy(np.int32), "dtype"),
     (lambda net: net.find("linear3"), "linear3"), (lambda net: fastlrp.set_num_threads(0), "n must"),
     (lambda net: fastlrp.set_num_threads(1.5), "n must"), (lambda net: fastlrp.set_num_threads(True), "n must"),
@@ -860,6 +864,15 @@ def test_the_comparison_names_the_layer_that_is_wrong(verb: str, what: str, laye
     right = getattr(backend, verb)
     monkeypatch.setattr(backend, verb, lambda ops, *more: ops.affine(right(ops, *more), times=1.1))
     with pytest.raises(ArithmeticError, match=f"{what} of layer '{layer}'"):
+        net.test(X, 1, "epsilon_plus")
+
+
+def test_the_comparison_sees_what_users_get(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that is only in the recorded run forward."""
+    net = mixed_network()
+    right = Recorder.activation
+    monkeypatch.setattr(Recorder, "activation", lambda ops, *more: ops.affine(right(ops, *more), times=1.1))
+    with pytest.raises(ArithmeticError, match="output of layer 'linear2'"):
         net.test(X, 1, "epsilon_plus")
 
 
