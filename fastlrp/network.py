@@ -241,7 +241,8 @@ class Network(Graph):
 
         Max-pool ties within rounding may send relevance elsewhere, in every implementation. Returns the largest
         relative L2 errors {"forward", "relevance"}; raises ArithmeticError naming the first layer beyond `tolerance`,
-        and ValueError where x is not finite: no error is known there. Takes the other arguments of `explain` too.
+        and ValueError where x is empty or not finite: no error is known there. Takes the other arguments of `explain`
+        too.
         """
         tolerance, twin = as_number(tolerance, "tolerance"), self.to_numpy()
         _check_comparison(self.as_inputs(x), tolerance)

@@ -185,7 +185,7 @@ void flrp_sum_pool(int isa, int threads, const flrp_window *w, int64_t samples, 
                    const float *scale, float *out);
 void flrp_sum_pool_backward(int isa, int threads, const flrp_window *w, int64_t samples, const float *g,
                             const float *scale, const flrp_operand *factor, float *out);
-/* winner: index of the winning tap in scan order, first on ties; a NaN wins. */
+/* winner: index of the winning tap in scan order, first on ties; a NaN wins, the last of several. */
 void flrp_max_pool(int isa, int threads, const flrp_window *w, int64_t samples, const float *x, float *out,
                    int32_t *winner);
 void flrp_max_pool_backward(int isa, int threads, const flrp_window *w, int64_t samples, const float *g,

@@ -764,6 +764,16 @@ BAD: dict[str, tuple[Any, str]] = {
     "stop as a truth": (lambda: fastlrp.Slice(0, 0, True), "stop"), "step 0": (lambda: fastlrp.Slice(step=0), "step"),
     "step back": (lambda: fastlrp.Slice(step=-1), "step"), "far start": (lambda: fastlrp.Slice(0, 1 << 31), "start"),
     "approximation": (lambda: fastlrp.GELU("erf"), "approximate"),
+    "approximations": (lambda: fastlrp.GELU(np.ones(2)), "approximate"),
+    "pool scales": (lambda: fastlrp.SumPool2d(2, scale=np.ones(2)), "scale must be a number"),
+    "huge slope": (lambda: fastlrp.LeakyReLU(10**400), "slope must be a number that a float can hold"),
+    "huge bound": (lambda: fastlrp.Format(0, 10**400), "high must be a number that a float can hold"),
+    "huge padding": (lambda: fastlrp.Pad2d(1, -10**400), "value must be a number that a float can hold"),
+    "slopes": (lambda: fastlrp.LeakyReLU(np.array([1.0, 2])), "slope must be a number, got array"),
+    "complex slope": (lambda: fastlrp.LeakyReLU(np.complex128(1 + 2j)), "slope must be a number"),
+    "complex array": (lambda: fastlrp.LeakyReLU(np.array(1 + 2j)), "slope must be a number"),
+    "slope as a truth": (lambda: fastlrp.LeakyReLU(True), "slope must be a number, got True"),
+    "slope as NumPy's truth": (lambda: fastlrp.LeakyReLU(np.True_), "slope must be a number"),
 }
 
 
@@ -773,3 +783,9 @@ def test_bad_arguments_are_refused_by_name(name: str) -> None:
     make, named = BAD[name]
     with pytest.raises((ValueError, TypeError), match=rf"\b{named}\b"):
         make()
+
+
+@pytest.mark.parametrize("number", [1, np.int8(1), np.float16(1), np.longdouble(1), np.array(1), np.array(1.0, ">f4")])
+def test_numbers_of_every_kind(number: Any) -> None:
+    """Also arrays that are one."""
+    assert repr(fastlrp.LeakyReLU(number)) == "LeakyReLU(slope=1.0)"

@@ -306,7 +306,11 @@ BAD_ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
     "one class above": ({"target": [0, 1, 2, 3, 0, 1]}, "target"), "too few classes": ({"target": [0, 1]}, "target"),
     "real classes": ({"target": 1.0}, "target"), "boolean classes": ({"target": True}, "target"),
     "class by name": ({"target": "cat"}, "target"), "huge class": ({"target": np.uint64(2**63 + 1)}, "target"),
-    "class beyond 64 bits": ({"target": 2**70}, "target"),
+    "class beyond 64 bits": ({"target": 2**70}, f"target must be None, an int from 0 to 2 or .* got {2**70}$"),
+    "real class": ({"target": 0.5}, "target must be .* got .*0.5"),
+    "ragged classes": ({"target": [[1], [1, 2]]}, "target must be"),
+    "masked classes": ({"target": np.ma.masked_equal([0, 1, 2, 0, 1, 2], 1)}, "target .* masked"),
+    "masked start": ({"start": np.ma.masked_equal(np.eye(6, 3), 1)}, "start .* masked"),
     "target with array start": ({"target": 1, "start": np.zeros((6, 3))}, "target"),
     "start name": ({"start": "logits"}, "start"), "start shape": ({"start": np.zeros((6, 4))}, "start"),
     "start batch": ({"start": np.zeros((5, 3))}, "start"), "start number": ({"start": 1.0}, "start"),
@@ -332,6 +336,7 @@ BAD_ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
     "complex reference": ({"reference": np.zeros((2, 5), complex)}, "reference"),
     "methods name": ({"composite": ["simplest"]}, "methods"),
     "methods length": ({"composite": [["ab"]] * 7}, "methods"),
+    "methods beyond floats": ({"composite": ["ab", 10**400]}, "methods' number must be a number that a float can hold"),
     "methods number": ({"composite": ["ab", "2"]}, "methods"), "no methods": ({"composite": []}, "methods"),
     "alpha below one": ({"composite": ["ab", 0.5]}, "beta"),
     "methods nested": ({"composite": [["ab", 1, 2]]}, "methods"),
@@ -399,6 +404,12 @@ BAD_LAYERS: dict[str, tuple[Callable[[], Any], str]] = {
     "negative padding": (lambda: fastlrp.Conv2d(4, 3, padding=-1), "padding"),
     "padding by name": (lambda: fastlrp.Conv2d(4, 3, padding="valid"), "padding"),
     "padding of three": (lambda: fastlrp.Conv2d(4, 3, padding=(1, 1, 1)), "padding"),
+    "padding of an int and a pair": (lambda: fastlrp.Conv2d(4, 3, padding=(1, (1, 1))),
+                                     r"padding must be an int, a pair \(height, width\), .* got \(1, \(1, 1\)\)"),
+    "padding with three before": (lambda: fastlrp.Conv2d(4, 3, padding=((1, 1, 1), (1, 1))),
+                                  r'padding must be .*"same", got \(\(1, 1, 1\), \(1, 1\)\)'),
+    "kernel array of reals": (lambda: fastlrp.Conv2d(4, np.ones(2)), r"kernel must be an int or a pair \(height"),
+    "kernel of bytes": (lambda: fastlrp.Conv2d(4, b"33"), "kernel"),
     "dilation": (lambda: fastlrp.Conv2d(4, 3, dilation=0), "dilation"),
     "groups": (lambda: fastlrp.Conv2d(4, 3, groups=3), "groups"), "no groups": (
         lambda: fastlrp.Conv2d(4, 3, groups=0), "groups"),
@@ -427,8 +438,18 @@ BAD_LAYERS: dict[str, tuple[Callable[[], Any], str]] = {
 def test_bad_arguments_of_layers_are_refused_by_name(name: str) -> None:
     """When the layer is made."""
     make, named = BAD_LAYERS[name]
-    with pytest.raises((ValueError, TypeError), match=rf"\b{named}\b"):
+    with pytest.raises((ValueError, TypeError), match=rf"\b{named}"):
         make()
+
+
+def test_pairs_of_every_kind() -> None:
+    """Tuples, lists and integer arrays."""
+    for pair in ((3, 2), [3, 2], np.array([3, 2]), np.array([3, 2], np.uint8)):
+        layer = fastlrp.Conv2d(4, pair, padding=pair)
+        assert layer.kernel == (3, 2) and layer.padding == ((3, 3), (2, 2))
+    for padding in (((3, 0), (2, 1)), np.array([[3, 0], [2, 1]]), (np.array([3, 0]), [2, 1])):
+        assert fastlrp.Conv2d(4, 3, padding=padding).padding == ((3, 0), (2, 1))
+    assert fastlrp.Conv2d(4, np.array(3)).kernel == (3, 3)
 
 
 BAD_GRAPHS: dict[str, tuple[Callable[[], Any], str]] = {
@@ -449,6 +470,8 @@ BAD_GRAPHS: dict[str, tuple[Callable[[], Any], str]] = {
                          "last"),
     "dilated kernel too large": (lambda: fastlrp.Network([fastlrp.Conv2d(3, 3, dilation=3)], (6, 6, 1)), "conv1"),
     "groups": (lambda: fastlrp.Network([fastlrp.Conv2d(4, 3, groups=2)], (6, 6, 3)), "conv1.*groups"),
+    "taps beyond 32 bits": (lambda: fastlrp.Network([fastlrp.MaxPool2d((1 << 16, 1 << 15))], (1 << 16, 1 << 15, 1)),
+                            "maxpool1.*kernel .* less than 2147483648 taps"),
     "padding beyond the pool": (lambda: fastlrp.Network([fastlrp.MaxPool2d(2, padding=2)], (6, 6, 3)), "maxpool1"),
     "reshape": (lambda: fastlrp.Network([fastlrp.Reshape((7, -1))], (6, 6, 3)), "reshape1"),
     "channels of Normalize": (lambda: fastlrp.Network([fastlrp.Normalize([0, 0], [1, 1])], (6, 6, 3)), "normalize1"),

@@ -120,6 +120,8 @@ def gradients(net: Graph, x: Any, t: Any, loss: str | Loss = "sigmoid_cross_entr
     x, t, loss: as in `fit`, which raises the same errors. rng: draws dropout's masks; None: no dropout.
     """
     samples, found = _Samples(net, x), find_loss(loss)
+    if rng is not None and not isinstance(rng, np.random.Generator):
+        raise TypeError(f"rng must be a NumPy generator or None, got {rng!r}")
     targets = _check_targets(net, t, len(samples), found, "t")
     return _gradients(net, samples[:], targets[:], found, rng)
 
@@ -332,7 +334,7 @@ class _Samples:
 
     def __init__(self, net: Graph, x: Any, name: str = "x"):
         self.net = net
-        self.arrays = [np.asarray(array) for array in net.each_input(x, name)]
+        self.arrays = [as_array(array, name) for array in net.each_input(x, name)]
         fits = [array.shape[1:] == net.surface_shape(i) for i, array in enumerate(self.arrays)]
         net.as_inputs(self._each(slice(1)) if all(fits) else x, name)
         if not len(self):
