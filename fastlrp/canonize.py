@@ -148,7 +148,7 @@ def _parameters(layer: WeightedLayer) -> tuple[Array, Array]:
 def _with(layer: WeightedLayer, weight: Array, bias: Array) -> WeightedLayer:
     """The layer with other weights, and a bias (out,) or for every output (..., out)."""
     made = copy.copy(layer)
-    made.use_bias, made._parameters = True, {}
+    made.__dict__.update(use_bias=True, _parameters={})
     same = _per_channel(bias[None])
     made._store("weight", weight.astype(layer.dtype, order="C"))
     made._store("bias", (bias if same is None else same).astype(layer.dtype, order="C"))

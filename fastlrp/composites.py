@@ -1,9 +1,10 @@
 """Composites: ordered first-match lists that give each layer of a network its rule.
 
-An entry is (key, rule). Keys: a layer's name; "first" (the first layer with weights in execution order),
-"first convolution" (the same, if it is a convolution), "first bounded" (the same, if Format or Normalize tells the
-input's range); a role: "convolution", "linear", "activation", "sum", "affine", "route", "scale", "gate"; a kind, as
-"relu". Of a shared layer, its first use is meant by "first", and every use by its name.
+An entry is (key, rule). Keys: "first" (the first layer with weights in execution order), "first convolution" and
+"first linear" (the same, if it is one), "first bounded" (the same, if Format or Normalize tells the input's range); a
+role: "convolution", "linear", "activation", "sum", "affine", "route", "scale", "gate"; a kind, as "relu"; a layer's
+name, if it is none of these. Of a shared layer, its first use is meant by "first", every use by its name, and one of
+them by its own, as "fc:2".
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from functools import cached_property
 from typing import Any
 
 from .graph import Graph
+from .layers import LAYERS
 from .layers.pool import Sums
 from .rules import (
     AlphaBeta,
@@ -30,8 +32,14 @@ from .rules import (
     ZBox,
     ZPlus,
 )
+from .shapes import as_flag
 
 Entries = tuple[tuple[str, Rule], ...]
+
+ROLES = ("convolution", "linear", "activation", "sum", "affine", "route", "scale", "gate")
+FIRST = ("first", "first convolution", "first linear", "first bounded")
+KINDS = {cls.kind for cls in LAYERS.values()}
+WORDS = {*FIRST, *ROLES, *KINDS}  # which mean this, whatever layers are named
 
 BASE: Entries = (("activation", Pass()), ("sum", Norm(None)), ("affine", Norm(None)), ("route", Pass()),
                  ("scale", Pass()), ("gate", Pass()))
@@ -42,7 +50,8 @@ class Composite:
     """Rules by layer: entries in order, the first match wins, then `base`.
 
     start: where relevance begins unless told otherwise ("logit" or "one"). times_input: multiply the result by the
-    input. layers: entries by layer name, which come before all others.
+    input. layers: entries by layer name, which come before all others; of those of a shared layer, one use's own name
+    before the layer's.
     """
 
     name: str
@@ -54,10 +63,13 @@ class Composite:
 
     def __post_init__(self) -> None:
         for name in ("entries", "base", "layers"):
-            entries = tuple(tuple(entry) for entry in getattr(self, name))
-            if any(len(e) != 2 or not isinstance(e[0], str) or not isinstance(e[1], Rule) for e in entries):
-                raise TypeError(f"{name} must be pairs (key, fastlrp.rules rule), got {entries!r}")
-            object.__setattr__(self, name, entries)
+            given = getattr(self, name)
+            if not isinstance(given, (list, tuple)) or not all(map(_is_entry, given)):
+                raise TypeError(f"{name} must be pairs (key, fastlrp.rules rule), got {given!r}")
+            object.__setattr__(self, name, tuple(map(tuple, given)))
+        if not isinstance(self.start, str) or self.start not in ("logit", "one"):
+            raise ValueError(f'start must be "logit" or "one", got {self.start!r}')
+        object.__setattr__(self, "times_input", as_flag(self.times_input, "times_input"))
 
     @cached_property
     def _hash(self) -> int:
@@ -84,19 +96,16 @@ class Composite:
         pools_as_convolutions: sum and average pools that no entry is about take the entry for convolutions before the
         base's, but adaptive ones with windows of several sizes.
         """
-        names = [node.name for node in graph.nodes]
-        unknown = [name for name, _ in self.layers if name not in names]
-        if unknown:
-            raise ValueError(f"composite names unknown layers {unknown}; the network has {sorted(names)}")
+        self._check_keys(graph)
         first = next((i for i, node in enumerate(graph.nodes) if node.layer.role in ("convolution", "linear")), None)
         rules = []
         for i, node in enumerate(graph.nodes):
-            keys = {node.layer.role, node.layer.kind}
+            keys = {node.layer.role, node.layer.kind, *({node.layer.name, node.name} - WORDS)}
             if i == first:
                 bounded = graph.input_bounds(i) is not None
                 keys |= {"first", f"first {node.layer.role}"} | ({"first bounded"} if bounded else set())
-            by_name = [rule for name, rule in self.layers if name in (node.name, node.layer.name)]
-            found = by_name or [rule for key, rule in self.entries if key in keys]
+            named = [rule for own in (node.name, node.layer.name) for name, rule in self.layers if name == own]
+            found = named or [rule for key, rule in self.entries if key in keys]
             if pools_as_convolutions and isinstance(node.layer, Sums) and node.layer.even:
                 found += [rule for key, rule in self.entries if key == "convolution"]
             found += [rule for key, rule in self.base if key in keys]
@@ -104,6 +113,23 @@ class Composite:
                 raise ValueError(f"composite {self.name!r} has no rule for layer {node.name!r} ({node.layer.kind})")
             rules.append(found[0])
         return rules
+
+    def _check_keys(self, graph: Graph) -> None:
+        """ValueError for keys that mean nothing: they would be passed over."""
+        names = {node.name for node in graph.nodes}
+        unknown = [name for name, _ in self.layers if name not in names]
+        if unknown:
+            raise ValueError(f"composite names unknown layers {unknown}; the network has {sorted(names)}")
+        known = WORDS | names | {word for layer in graph.layers for word in (layer.role, layer.kind)}
+        unknown = [key for key, _ in (*self.entries, *self.base) if key not in known]
+        if unknown:
+            raise ValueError(f"composite {self.name!r} has entries for {unknown}; expected {[*FIRST, *ROLES]}, a kind "
+                             f"of {sorted(KINDS)}, or a layer's name: the network has {sorted(names)}")
+
+
+def _is_entry(entry: Any) -> bool:
+    return (isinstance(entry, (list, tuple)) and len(entry) == 2 and isinstance(entry[0], str)
+            and isinstance(entry[1], Rule))
 
 
 def _layered(name: str, convolution: Rule, linear: Rule, *first: tuple[str, Rule], base: Entries = BASE) -> Composite:
@@ -160,8 +186,7 @@ def DeepTaylor(low: Any = None, high: Any = None) -> Composite:
 
 
 def _gradient(name: str, *entries: tuple[str, Rule], times_input: bool = False) -> Composite:
-    roles = ("convolution", "linear", "activation", "sum", "affine", "route", "scale", "gate")
-    return Composite(name, entries, tuple((role, Gradient()) for role in roles), "one", times_input)
+    return Composite(name, entries, tuple((role, Gradient()) for role in ROLES), "one", times_input)
 
 
 def PlainGradient() -> Composite:

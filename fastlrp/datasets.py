@@ -77,6 +77,9 @@ class Split:
     def __len__(self) -> int:
         return len(self.t)
 
+    def __repr__(self) -> str:
+        return f"Split({len(self):,} of {self.x.shape[1:]})"
+
     def batches(
         self, batch_size: int, rng: np.random.Generator | int | None = None, shuffle: bool = True
     ) -> Iterator[Batch]:
@@ -136,6 +139,10 @@ class Dataset:
                     f"{name}: expected classes 0 to {len(self.classes) - 1}, one for each name, "
                     f"got {split.t.min()} to {split.t.max()}"
                 )
+
+    def __repr__(self) -> str:
+        counts = f"train {len(self.train):,}, validation {len(self.validation):,}, test {len(self.test):,}"
+        return f"Dataset({counts} of {self.train.x.shape[1:]}, {len(self.classes)} classes)"
 
 
 def digits() -> Dataset:

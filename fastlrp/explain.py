@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -9,16 +10,18 @@ from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from . import methods
 from .composites import PRESETS, Composite
 from .graph import Graph, Trace
-from .ops import real_array
+from .ops import as_array, real_array
+from .progress import progress_bar
 from .propagate import Plan, has_relevance, make_plan, propagate, run_forward
 from .reference import Array
 from .rules import CONVENTIONS, DEFAULT, Rule
 from .shapes import as_flag
+
+MOST_SHOWN = 8  # targets in an explanation's repr
 
 
 @dataclass
@@ -31,6 +34,13 @@ class Explanation:
     start: Array  # relevance at the explained layer's output
     layers: dict[str, Array] = field(default_factory=dict)  # relevance of each layer's output, with layers=True
     sums: dict[str, Array] = field(default_factory=dict)  # for `conservation`: (N, 2) by node, Σ R of output and inputs
+
+    def __repr__(self) -> str:
+        several = isinstance(self.relevance, list)
+        shapes = [part.shape for part in self.relevance] if several else self.relevance.shape
+        target = "" if self.target is None else f", target {np.array2string(self.target, threshold=MOST_SHOWN)}"
+        layers = f", {len(self.layers)} layers" if self.layers else ""
+        return f"Explanation(relevance {shapes}{target}{layers})"
 
 
 @dataclass(frozen=True)
@@ -82,10 +92,10 @@ def find_convention(composite: Any, compat: str | None) -> Any:
 
 def explain(graph: Graph, x: Any, target: Any = None, composite: Any = "epsilon_plus_flat", *, start: Any = None,
             start_layer: str | None = None, layers: bool = False, reference: Any = None,
-            batch_size: int | None = None, compat: str | None = None, progress: bool = False,
+            batch_size: int | None = None, compat: str | None = None, progress: bool | None = None,
             sums: bool = False) -> Explanation:
     """See `Network.explain`, which documents the arguments. sums: fill in `Explanation.sums`."""
-    layers, progress = as_flag(layers, "layers"), as_flag(progress, "progress")
+    layers = as_flag(layers, "layers")
     given_inputs = graph.as_inputs(x)
     n = len(given_inputs[0])
     chosen, plan, key = _prepare(graph, composite, compat)
@@ -101,14 +111,21 @@ def explain(graph: Graph, x: Any, target: Any = None, composite: Any = "epsilon_
     if given is not None:
         inputs["given"] = given
     maps, outputs = _allocate(graph, request, n, layers, sums)
-    with tqdm(total=n, unit="sample", desc="explaining") if progress else nullcontext() as bar:
-        for chunk in graph.chunks(n, batch_size):
+    chunks = list(graph.chunks(n, batch_size))
+    with _bar(progress, n, len(chunks)) as bar:
+        for chunk in chunks:
             _explain_chunk(graph, request, {name: array[chunk] for name, array in inputs.items()},
                            {name: array[chunk] for name, array in outputs.items()},
                            None if classes is None else classes[chunk])
             if bar is not None:
                 bar.update(chunk.stop - chunk.start)
     return _result(graph, end, {**maps, **outputs}, classes)
+
+
+def _bar(progress: bool | None, n: int, chunks: int) -> Any:
+    """A progress bar over samples, or None: one chunk is done before there is anything to show."""
+    silent = progress is False or (progress is None and (chunks < 2 or not getattr(sys.stderr, "isatty", bool)()))
+    return nullcontext() if silent else progress_bar(progress, n, "explaining", "sample")
 
 
 def _prepare(graph: Graph, composite: Any, compat: str | None) -> tuple[Composite, Plan, tuple[Any, ...]]:
@@ -249,14 +266,10 @@ def _check_target(graph: Graph, target: Any, request: Request, n: int) -> Array 
     if isinstance(target, (str, dict, Composite)):
         raise ValueError(f"target must be None, an int or an array of {n} ints, got {target!r}; a composite goes after "
                          "it, or by its name: composite=...")
-    try:
-        target = np.asarray(target)
-    except ValueError:
-        raise ValueError(f"target must be None, an int or an array of {n} ints, got {target!r}") from None
-    classes = graph.shapes[request.end][0]
-    if target.dtype.kind not in "iu" or target.ndim > 1 or target.shape not in ((), (n,)):
-        raise ValueError(f"target must be None, an int or an array of {n} ints, got dtype {target.dtype}, "
-                         f"shape {target.shape}")
+    target, classes = as_array(target, "target"), graph.shapes[request.end][0]
+    if target.dtype.kind not in "iu" or target.shape not in ((), (n,)):
+        got = f"dtype {target.dtype}, shape {target.shape}" if target.ndim else repr(target[()])
+        raise ValueError(f"target must be None, an int from 0 to {classes - 1} or an array of {n} of them, got {got}")
     if target.size and (target.min() < 0 or target.max() >= classes):
         raise ValueError(f"target must be between 0 and {classes - 1}, got {target.min()} to {target.max()}")
     return np.array(np.broadcast_to(target, (n,)), np.int64)
@@ -298,6 +311,10 @@ class Conservation:
     names: list[str]
     relevance_out: Array  # (L, N): Σ of the relevance of each layer's output
     relevance_in: Array  # (L, N): Σ of the relevance that it hands to its inputs
+
+    def __repr__(self) -> str:
+        layers, samples = self.relevance_in.shape
+        return f"Conservation({layers} layers, {samples} samples; print it for a table)"
 
     @property
     def ratio(self) -> Array:

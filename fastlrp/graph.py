@@ -19,11 +19,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from .layers import Layer, ParameterLayer, Slice, WeightedLayer
+from .layers import LAYERS, Layer, ParameterLayer, Slice, WeightedLayer
 from .ops import NATIVE, NATIVES, PREPARING, Native, native, real_array
 from .program import Program, Recorder
 from .reference import Array, Reference
 from .shapes import as_size
+from .steps import NotRecorded, Slot
 
 # work(ops, inputs, classes) -> outputs: what is done to a batch, in a backend's verbs, over values by name
 Work = Callable[[Any, Mapping[Any, Any], Any], dict[Any, Any]]
@@ -31,6 +32,7 @@ Work = Callable[[Any, Mapping[Any, Any], Any], dict[Any, Any]]
 AnyGraph = TypeVar("AnyGraph", bound="Graph")
 Shape = tuple[int, ...]
 
+OWN = set(LAYERS.values())
 PRECISIONS = (*NATIVES, "float64")
 MOST_PLANS = 64
 MOST_PROGRAMS = 64
@@ -48,6 +50,24 @@ class Node:
     def reads(self, values: Sequence[Any]) -> Any:
         """What the layer's verbs take as x: its value, or the tuple of them where it merges several."""
         return tuple(values[i] for i in self.inputs) if self.layer.merges else values[self.inputs[0]]
+
+    def forward(self, ops: Any, values: Sequence[Any], rng: np.random.Generator | None = None) -> tuple[Any, Any]:
+        """The layer's output, and what it keeps for its backward pass; with `rng`, as in training."""
+        x, layer = self.reads(values), self.layer
+        y, kept = layer.forward(ops, x) if rng is None else layer.forward_training(ops, x, rng)
+        return y if type(layer) in OWN else self._checked(ops, values[self.inputs[0]], y), kept
+
+    def _checked(self, ops: Any, x: Any, y: Any) -> Any:
+        """The output of a layer that is not of this package, as kernels take it; ValueError where it is no batch of
+        the shape that the layer has said."""
+        if isinstance(y, Slot):
+            shape, got = self.layer.out_shape, y.sample_shape
+        else:
+            y = real_array(y, ops.dtype, f"the output of layer {self.name!r}")
+            shape, got = (len(x), *self.layer.out_shape), y.shape
+        if got != shape:
+            raise ValueError(f"the output of layer {self.name!r} ({self.layer!r}) must have shape {shape}, got {got}")
+        return y
 
     def parts(self, back: Any) -> tuple[Any, ...]:
         """What a layer hands back to its inputs, one part for each."""
@@ -250,14 +270,17 @@ class Graph:
         program = self._programs.get(key)
         if program is not None and program(arrays, classes):
             return
-        program, recorder = self._record(work, inputs, outputs)  # which keeps the packed weights alive
+        at_once = "at once", key  # kept where recording has failed, so that it is not tried with every call
+        program, recorder = (None, None) if at_once in self._plans else self._record(work, inputs, outputs)
         if program is None:
+            if key[2] is not None and at_once not in self._plans:
+                _keep(self._plans, at_once, True, MOST_PLANS)
             found = work(self.ops, inputs, classes)
             for name, target in outputs.items():
                 target[...] = found[name]
             return
         program(arrays, classes)
-        del recorder
+        del recorder  # which keeps the packed weights alive
         if key[2] is not None:
             _keep(self._programs, key, program, MOST_PROGRAMS)
 
@@ -274,7 +297,12 @@ class Graph:
                 values = work(recorder, slots, None)
                 outs = {name: values[name] for name in outputs}
                 return Program(recorder.steps, recorder.sizes, slots, outs), recorder
-        except Exception:  # a user's layer that wants arrays may say so in any way; a true error comes again
+        except NotRecorded:
+            return None, None
+        except Exception as error:
+            # A layer of others that wants arrays may say so in any way, and a true error comes again.
+            if isinstance(error, MemoryError) or all(type(layer) in OWN for layer in self.layers):
+                raise
             return None, None
 
     def as_inputs(self, x: Any, name: str = "x") -> list[Array]:
@@ -321,8 +349,7 @@ class Graph:
         ops = self.ops if ops is None else ops
         values, kept = list(inputs), []
         for node in self.nodes:
-            x = node.reads(values)
-            y, k = node.layer.forward(ops, x) if rng is None else node.layer.forward_training(ops, x, rng)
+            y, k = node.forward(ops, values, rng)
             values.append(y)
             kept.append(k)
         return Trace(values, kept, ops)
@@ -368,7 +395,7 @@ class Graph:
     def _forward(self, ops: Any, inputs: Mapping[Any, Any], classes: Any) -> dict[Any, Any]:
         values = list(inputs.values())
         for node in self.nodes:
-            values.append(node.layer.forward(ops, node.reads(values))[0])
+            values.append(node.forward(ops, values)[0])
         return {("output", i): values[value] for i, value in enumerate(self.outputs)}
 
 

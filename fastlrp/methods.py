@@ -15,6 +15,7 @@ from .composites import Composite
 from .graph import Graph
 from .layers import Format
 from .rules import AlphaBeta, Epsilon, GammaSimple, Rule, WSquare, ZBox
+from .shapes import as_number
 
 WITH_NUMBER = ("ab", "alphabeta", "gdt")
 NAMES = ("simple", "ab", "alphabeta", "zb", "ww", "gdt", "deeptaylor")
@@ -63,7 +64,7 @@ def _spec(method: Any) -> tuple[str, float | None]:
         raise ValueError(f"methods: {method[0]!r} has no parameter, got {method!r}")
     if len(method) == 2 and not (1 if method[0] in ("ab", "alphabeta") else 0) <= method[1] < math.inf:
         raise ValueError(f"methods: alpha must be at least 1 (then beta = alpha - 1), gamma at least 0; got {method!r}")
-    return method[0], float(method[1]) if len(method) == 2 else None
+    return method[0], as_number(method[1], "methods' number") if len(method) == 2 else None
 
 
 def _is_number(value: Any) -> bool:

@@ -125,7 +125,7 @@ class Network(Graph):
     def explain(self, x: Any, target: Any = None, composite: Any = "epsilon_plus_flat", *, start: Any = None,
                 start_layer: str | None = None, layers: bool = False, reference: Any = None,
                 batch_size: int | None = None, precision: str = "highest", compat: str | None = None,
-                progress: bool = False) -> Explanation:
+                progress: bool | None = None) -> Explanation:
         """Relevance of the inputs (N, *input_shape) for a class.
 
         target: the class: None (the predicted one), an int, or an array (N,).
@@ -148,7 +148,8 @@ class Network(Graph):
             folded; by default it is explained as the affine map that it is. In "lrp_toolbox", sum pools take the rule
             of convolutions, ties of max pools share relevance, and stabilisers of 1e-16 keep out zeros alone: where a
             sum cancels exactly, which in float32 is no rarity, relevance grows by 1e16.
-        progress: show a progress bar.
+        progress: True shows a bar, False none; None: on a terminal, once two seconds have passed, where the samples are
+            more than are explained at a time.
 
         NaN and infinities propagate to what depends on them. An empty batch gives an empty result. Raises ValueError
         or TypeError, naming the argument, what was expected and what came.
@@ -159,7 +160,7 @@ class Network(Graph):
     def conservation_check(self, x: Any, target: Any = None, composite: Any = "epsilon_plus_flat", *, start: Any = None,
                            start_layer: str | None = None, reference: Any = None, batch_size: int | None = None,
                            precision: str = "highest", compat: str | None = None,
-                           progress: bool = False) -> Conservation:
+                           progress: bool | None = None) -> Conservation:
         """Sums of relevance going into and out of every layer, per sample; print it for a table.
 
         Takes the arguments of `explain`, but for `layers`.
@@ -240,19 +241,23 @@ class Network(Graph):
 
         Max-pool ties within rounding may send relevance elsewhere, in every implementation. Returns the largest
         relative L2 errors {"forward", "relevance"}; raises ArithmeticError naming the first layer beyond `tolerance`,
-        and ValueError where x is not finite: no error is known there. Takes the other arguments of `explain` too.
+        and ValueError where x is empty or not finite: no error is known there. Takes the other arguments of `explain`
+        too.
         """
         tolerance, twin = as_number(tolerance, "tolerance"), self.to_numpy()
-        if not all(np.isfinite(array).all() for array in self.as_inputs(x)):
-            raise ValueError("x must be finite to be compared, got NaN or infinity")
+        _check_comparison(self.as_inputs(x), tolerance)
         own, other = (net.trace(net.as_inputs(x)) for net in (self.at(precision), twin.at(precision)))
         names = [*self.input_names, *(node.name for node in self.nodes)]
         worst = _compare("forward", names, own.values, other.values, tolerance)
+        output = self.forward(x, precision=precision)  # not layer by layer, but as the program that users run
+        expected = [twin.to_surface(i, other.values[i]) for i in self.outputs]
+        worst = max(worst, _compare("output", [names[i] for i in self.outputs],
+                                    output if len(self.outputs) > 1 else [output], expected, tolerance))
         found = self.explain(x, target, composite, layers=True, precision=precision, **more)
         # The same classes on both sides: near-tied logits may change places by rounding.
-        expected = twin.explain(x, found.target, composite, layers=True, **more)
+        exact = twin.explain(x, found.target, composite, layers=True, **more)
         own_maps, other_maps = ([*reversed(e.layers.values()), *(e.relevance if self.first > 1 else [e.relevance])]
-                                for e in (found, expected))
+                                for e in (found, exact))
         names = [*reversed(found.layers), *self.input_names]
         return {"forward": worst, "relevance": _compare("relevance", names, own_maps, other_maps, tolerance)}
 
@@ -290,9 +295,18 @@ def _check_layer(layer: Any, name: str) -> None:
 
 
 def _check_init(seed: Any, init: Any) -> int:
-    if init is not None and init not in ("he", "truncated_normal"):
+    if init is not None and (not isinstance(init, str) or init not in ("he", "truncated_normal")):
         raise ValueError(f'init must be "he" or "truncated_normal", got {init!r}')
     return as_size(seed, "seed", 0, math.inf)
+
+
+def _check_comparison(inputs: Sequence[Array], tolerance: float) -> None:
+    if tolerance < 0:
+        raise ValueError(f"tolerance must be at least 0, got {tolerance}")
+    if not len(inputs[0]):
+        raise ValueError("x must hold at least one sample to be compared, got none")
+    if not all(np.isfinite(array).all() for array in inputs):
+        raise ValueError("x must be finite to be compared, got NaN or infinity")
 
 
 def _compare(what: str, names: Sequence[Any], own: Sequence[Array], other: Sequence[Array],

@@ -251,17 +251,25 @@ class ForkSafeLock:
 PREPARING = ForkSafeLock()
 
 
-def real_array(value: Any, dtype: np.dtype, name: str) -> Array:
-    """Any real array as a C-contiguous, aligned array of `dtype` (the same object where it already is one)."""
+def as_array(value: Any, name: str) -> Any:
+    """Anything as an array, or an error that names the argument: ragged lists are none, and masks would be lost."""
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise TypeError(f"{name} must be an array of real numbers, got a masked one: fill what is masked first")
     try:
-        array = np.asarray(value)
+        return np.asarray(value)
     except ValueError as error:
         raise ValueError(f"{name} must be an array: {error}") from None
+
+
+def real_array(value: Any, dtype: np.dtype, name: str) -> Array:
+    """Any real array as a C-contiguous, aligned array of `dtype` (the same object where it already is one)."""
+    array: Array = as_array(value, name)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name} must be an array of real numbers, got dtype {array.dtype}")
     if array.dtype == dtype and array.flags.c_contiguous and array.flags.aligned:
         return array  # as np.require would, in a fraction of the time
-    return np.require(array, dtype, ["C", "A"])
+    with np.errstate(over="ignore"):  # what is beyond the type becomes infinite
+        return np.require(array, dtype, ["C", "A"])
 
 
 def set_num_threads(n: int) -> None:

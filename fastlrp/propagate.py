@@ -98,12 +98,11 @@ def run_forward(graph: Graph, plan: Plan, inputs: Sequence[Array], ops: Any, sta
     where it divides by the output as it comes, that is as exact as its own terms allow."""
     trace, gated = Trace(list(inputs), [], ops), _gated(graph, plan, start)
     for i, node in enumerate(graph.nodes[:start + 1 - graph.first]):
-        x = node.reads(trace.values)
         if isinstance(plan.rules[i], LinearRule) and isinstance(node.layer, WeightedLayer) and plan.means is None:
             step = _Linear(ops, node.layer, plan, i, gated[graph.first + i])
-            value, kept = step.forward(x, plan.nonnegative[nonnegative][node.inputs[0]])
+            value, kept = step.forward(node.reads(trace.values), plan.nonnegative[nonnegative][node.inputs[0]])
         else:
-            value, kept = node.layer.forward(ops, x)
+            value, kept = node.forward(ops, trace.values)
         trace.values.append(value)
         trace.kept.append(kept)
     return trace

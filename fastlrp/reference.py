@@ -322,7 +322,7 @@ class Reference(Plain):
         return out if factor is None else out * factor
 
     def max_pool(self, window: Window, x: Array) -> tuple[Array, Array]:
-        """Largest value and winning tap: the first in scan order on ties; a NaN wins."""
+        """Largest value and winning tap: the first in scan order on ties; a NaN wins, the last of several."""
         values = taps(pad(x, window), window)
         values = values.reshape(*values.shape[:3], window.kernel[0] * window.kernel[1], x.shape[-1])
         inside = taps(pad(np.ones((1, *window.in_shape), bool), window), window)

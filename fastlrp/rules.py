@@ -52,7 +52,11 @@ DEFAULT = replace(CONVENTIONS["zennit"], name="default", affine_passes=False)
 def _check_number(name: str, value: Any, low: float = 0.0) -> None:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    if not math.isfinite(value) or value < low:
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:
+        raise ValueError(f"{name} must be a number that a float can hold, got a larger one") from None
+    if not finite or value < low:
         raise ValueError(f"{name} must be a finite number of at least {low}, got {value!r}")
 
 
@@ -63,8 +67,9 @@ class Rule:
     def __post_init__(self) -> None:
         if (epsilon := getattr(self, "epsilon", None)) is not None:
             _check_number("epsilon", epsilon)
-        if not isinstance(bias := getattr(self, "bias", True), bool):
-            raise TypeError(f"bias must be True or False, got {bias!r}")
+        for name in ("bias", "gate"):
+            if not isinstance(flag := getattr(self, name, True), bool):
+                raise TypeError(f"{name} must be True or False, got {flag!r}")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ nothing touches array data, so that layers, kernels and the NumPy twin agree on 
 from __future__ import annotations
 
 import math
+import numbers
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -45,10 +46,15 @@ def check_elements(what: str, shape: Sequence[int]) -> None:
 
 
 def as_number(value: Any, name: str, finite: bool = True) -> float:
-    """One (finite) number as a float, or an error that names the argument."""
-    if isinstance(value, (str, bytes)) or not hasattr(value, "__float__"):
+    """One (finite) real number, or an array that is one, as a float, or an error that names the argument."""
+    scalar = value[()] if isinstance(value, np.ndarray) and not value.ndim else value
+    if isinstance(scalar, bool) or not isinstance(scalar, numbers.Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    if not math.isfinite(number := float(value)) and finite:
+    try:
+        number = float(scalar)
+    except OverflowError:
+        raise ValueError(f"{name} must be a number that a float can hold, got a larger one") from None
+    if finite and not math.isfinite(number):
         raise ValueError(f"{name} must be finite, got {value!r}")
     return number
 
@@ -62,23 +68,38 @@ def as_flag(value: Any, name: str) -> bool:
 
 def as_pair(value: Any, name: str, low: int = 1) -> Pair:
     """An int or a pair of ints (height, width) as a pair."""
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        if len(value) != 2:
-            raise ValueError(f"{name} must be an int or a pair (height, width), got {value!r}")
-        return as_size(value[0], name, low), as_size(value[1], name, low)
-    size = as_size(value, name, low)
-    return size, size
+    return _part_as_pair(value, value, name, low, "an int or a pair (height, width)")
+
+
+def _part_as_pair(part: Any, value: Any, name: str, low: int, expected: str) -> Pair:
+    """The same for a part of the argument's value, which errors show whole."""
+    sizes = _as_list(part)
+    if not isinstance(sizes, Sequence) or isinstance(sizes, (str, bytes)):
+        sizes = sizes, sizes
+    if len(sizes) != 2:
+        raise ValueError(f"{name} must be {expected}, got {value!r}")
+    try:
+        return as_size(sizes[0], name, low), as_size(sizes[1], name, low)
+    except TypeError:
+        raise TypeError(f"{name} must be {expected}, got {value!r}") from None
+
+
+def _as_list(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray) else value
 
 
 def as_padding(value: Any, name: str = "padding") -> Padding | str:
     """An int, a pair (height, width), ((top, bottom), (left, right)) or "same"."""
+    expected = 'an int, a pair (height, width), ((top, bottom), (left, right)) or "same"'
     if isinstance(value, str):
         if value != "same":
-            raise ValueError(f'{name} must be an int, a pair, ((top, bottom), (left, right)) or "same", got {value!r}')
+            raise ValueError(f"{name} must be {expected}, got {value!r}")
         return value
-    if isinstance(value, Sequence) and len(value) == 2 and all(isinstance(v, Sequence) for v in value):
-        return as_pair(value[0], name, 0), as_pair(value[1], name, 0)
-    height, width = as_pair(value, name, 0)
+    parts = _as_list(value)
+    if isinstance(parts, Sequence) and len(parts) == 2 and all(isinstance(_as_list(v), Sequence) for v in parts):
+        rows, cols = (_part_as_pair(part, value, name, 0, expected) for part in parts)
+        return rows, cols
+    height, width = _part_as_pair(parts, value, name, 0, expected)
     return (height, height), (width, width)
 
 

@@ -59,13 +59,13 @@ def heatmap(
     return rgb if batched else rgb[0]
 
 
-def soften(relevance: ArrayLike, radius: int = 1) -> NDArray[np.float64]:
+def soften(relevance: ArrayLike, radius: int = 1, *, shape: Sequence[int] | None = None) -> NDArray[np.float64]:
     """Relevance averaged over the (2 radius + 1)² neighbours of each pixel; shape as given, channels apart.
 
     At a border the mean is over the neighbours that exist, so that constants stay constant (sums may change).
     NaN reaches as far as the radius. TypeError or ValueError unless radius is an integer >= 0.
     """
-    maps, _ = _pictures("relevance", relevance)
+    maps, _ = _pictures("relevance", relevance, shape)
     return _box_mean(maps.astype(np.float64), _integer("radius", radius, 0)).reshape(np.shape(relevance))
 
 
@@ -384,8 +384,13 @@ def _integer(name: str, value: int, least: int) -> int:
 
 
 def _number(name: str, value: float) -> float:
-    if not isinstance(value, numbers.Real):
+    scalar = value[()] if isinstance(value, np.ndarray) and not value.ndim else value
+    if isinstance(scalar, bool) or not isinstance(scalar, numbers.Real):
         raise TypeError(f"{name}: expected a real number, got {type(value).__name__}")
-    if not math.isfinite(value):
+    try:
+        number = float(scalar)
+    except OverflowError:
+        raise ValueError(f"{name}: expected a number that a float can hold, got a larger one") from None
+    if not math.isfinite(number):
         raise ValueError(f"{name}: expected a finite number, got {value}")
-    return float(value)
+    return number

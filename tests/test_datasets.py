@@ -263,6 +263,12 @@ def test_one_hot():
     assert split(4).one_hot(3).dtype == np.float32
 
 
+def test_reprs_are_sizes():
+    parts = split(3500), split(500), split(1000)
+    assert repr(parts[0]) == "Split(3,500 of (2,))"
+    assert repr(Dataset(*parts, "abc")) == "Dataset(train 3,500, validation 500, test 1,000 of (2,), 3 classes)"
+
+
 X, T = np.zeros((4, 2), np.float32), np.zeros(4, np.int64)
 MISUSE = {
     "lengths": (lambda: Split(X, T[:3]), ValueError, r"t: expected \(N,\).*got \(3,\) for x \(4, 2\)"),

@@ -475,6 +475,53 @@ def test_constants_are_changed_by_assignment() -> None:
     assert net.layers[0].times.tolist() == [3, 4]
 
 
+STRUCTURAL = {"kernel": 3, "stride": 1, "padding": ((1, 1), (1, 1)), "dilation": 1, "groups": 1, "ceil_mode": False,
+              "out": 2, "use_bias": False, "shape": (4,), "axes": (0, 1, 2), "axis": 0, "start": 0, "stop": 2,
+              "step": 1, "scale": 2}
+
+
+@pytest.mark.parametrize("layer", [
+    fastlrp.Linear(3), fastlrp.Conv2d(3, 3), fastlrp.SumPool2d(2), fastlrp.AvgPool2d(2), fastlrp.MaxPool2d(2),
+    fastlrp.GlobalAvgPool2d(), fastlrp.AdaptiveAvgPool2d(2), fastlrp.AdaptiveMaxPool2d(2), fastlrp.Flatten(),
+    fastlrp.Reshape((4, -1)), fastlrp.Transpose((1, 0, 2)), fastlrp.ToChannelsFirst(), fastlrp.ToChannelsLast(),
+    fastlrp.Slice(), fastlrp.Pad2d(1), fastlrp.Upsample(2), fastlrp.Concat()], ids=repr)
+def test_what_shapes_follow_from_is_fixed_in_a_network(layer: Layer) -> None:
+    """Before, it may be changed, and what is refused changes nothing."""
+    names = [name for name in layer.structural if hasattr(layer, name)]
+    for name in names:
+        setattr(layer, name, getattr(layer, name))
+    assert {*layer.options} - {"scale", "value", "count_include_pad"} <= {*names}
+    value = fastlrp.Input((6,) if layer.kind == "linear" else (4, 4, 4))
+    net = fastlrp.Network.from_graph(value, layer(*[value] * (1 + layer.merges)))
+    before, version = repr(layer), layer.version
+    for name in names:
+        with pytest.raises(ValueError, match=rf"{name} of layer '{layer.name}' .* cannot be changed.*make a new layer"):
+            setattr(layer, name, STRUCTURAL[name])
+    assert (repr(layer), layer.version) == (before, version) and net.forward(np.ones((1, *net.input_shape))).size
+    for other in (copy.deepcopy(net).layers[0], net.to_numpy().layers[0]):
+        with pytest.raises(ValueError, match="cannot be changed"):
+            setattr(other, names[0], STRUCTURAL[names[0]])
+
+
+@pytest.mark.parametrize(("layer", "name", "value", "words"), [
+    (fastlrp.BatchNorm(), "eps", -5, "eps must be at least 0"), (fastlrp.Dropout(), "rate", 1, "rate must be in"),
+    (fastlrp.LeakyReLU(), "slope", "steep", "slope must be a number"), (fastlrp.Clip(0, 2), "low", 3, "low must be"),
+    (fastlrp.PReLU(), "slope", [1, 2, 3], "slope has 3 values, the input 4 channels"),
+    (fastlrp.ELU(), "alpha", np.nan, "alpha must be finite"), (fastlrp.GELU(), "approximate", "erf", "approximate"),
+    (fastlrp.SumPool2d(1), "scale", "root", "scale must be"), (fastlrp.Pad2d(0), "value", None, "value must be"),
+    (fastlrp.AvgPool2d(1), "count_include_pad", 1, "count_include_pad must be"),
+    (fastlrp.Format(), "high", -2, "low must be less than high"), (fastlrp.Normalize(0, 1), "std", [1, 2], "std has 2"),
+    (fastlrp.Scale(), "times", [1, 2], "times of shape")])
+def test_options_in_a_network_are_checked_as_new_ones(layer: Layer, name: str, value: Any, words: str) -> None:
+    """By the constructor, and by the shape of the input."""
+    net, old = alone(layer, (2, 2, 4)), getattr(layer, name)
+    with pytest.raises((ValueError, TypeError), match=words):
+        setattr(net.layers[0], name, value)
+    assert getattr(layer, name) == old
+    setattr(layer, name, old)
+    assert getattr(layer, name) == old and type(getattr(layer, name)) is type(old)
+
+
 # ---- BatchNorm ----
 
 STATISTICS = {"weight": [2, -0.5, 1], "bias": [0.25, 1, -3], "mean": [0.5, -1, 2], "variance": [4, 0.01, 1.5]}
@@ -717,6 +764,16 @@ BAD: dict[str, tuple[Any, str]] = {
     "stop as a truth": (lambda: fastlrp.Slice(0, 0, True), "stop"), "step 0": (lambda: fastlrp.Slice(step=0), "step"),
     "step back": (lambda: fastlrp.Slice(step=-1), "step"), "far start": (lambda: fastlrp.Slice(0, 1 << 31), "start"),
     "approximation": (lambda: fastlrp.GELU("erf"), "approximate"),
+    "approximations": (lambda: fastlrp.GELU(np.ones(2)), "approximate"),
+    "pool scales": (lambda: fastlrp.SumPool2d(2, scale=np.ones(2)), "scale must be a number"),
+    "huge slope": (lambda: fastlrp.LeakyReLU(10**400), "slope must be a number that a float can hold"),
+    "huge bound": (lambda: fastlrp.Format(0, 10**400), "high must be a number that a float can hold"),
+    "huge padding": (lambda: fastlrp.Pad2d(1, -10**400), "value must be a number that a float can hold"),
+    "slopes": (lambda: fastlrp.LeakyReLU(np.array([1.0, 2])), "slope must be a number, got array"),
+    "complex slope": (lambda: fastlrp.LeakyReLU(np.complex128(1 + 2j)), "slope must be a number"),
+    "complex array": (lambda: fastlrp.LeakyReLU(np.array(1 + 2j)), "slope must be a number"),
+    "slope as a truth": (lambda: fastlrp.LeakyReLU(True), "slope must be a number, got True"),
+    "slope as NumPy's truth": (lambda: fastlrp.LeakyReLU(np.True_), "slope must be a number"),
 }
 
 
@@ -726,3 +783,9 @@ def test_bad_arguments_are_refused_by_name(name: str) -> None:
     make, named = BAD[name]
     with pytest.raises((ValueError, TypeError), match=rf"\b{named}\b"):
         make()
+
+
+@pytest.mark.parametrize("number", [1, np.int8(1), np.float16(1), np.longdouble(1), np.array(1), np.array(1.0, ">f4")])
+def test_numbers_of_every_kind(number: Any) -> None:
+    """Also arrays that are one."""
+    assert repr(fastlrp.LeakyReLU(number)) == "LeakyReLU(slope=1.0)"

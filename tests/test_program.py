@@ -172,6 +172,11 @@ def test_layers_in_plain_numpy_run_at_once(way: int) -> None:
     assert_same_bits(net.explain(x, composite="epsilon_plus").relevance, at_once(net, x, "epsilon_plus")["input"])
     assert_same_bits(net.forward(x), net.trace([x]).values[-1])
     assert not net._programs
+    calls, forward = [], layer.forward
+    layer.forward = lambda ops, x: calls.append(ops) or forward(ops, x)
+    for _ in range(3):
+        net.forward(x)
+    assert calls.count(net.ops) == 3 and len(calls) == 4, "recording is tried once for the layers as they are"
 
 
 def test_errors_of_layers_are_those_of_their_arrays() -> None:
@@ -182,6 +187,63 @@ def test_errors_of_layers_are_those_of_their_arrays() -> None:
     net = fastlrp.Network([Faulty(), fastlrp.Linear(2)], (3,))
     with pytest.raises(OSError, match="ndarray"):
         net.forward(np.ones((2, 3)))
+
+
+def test_errors_while_recording_are_those_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the package's own layers all are true; memory that is lacking has nothing to do with layers."""
+    class Own(Doubled):
+        def forward(self, ops: Any, x: np.ndarray) -> tuple[np.ndarray, Any]:
+            return ops.affine(x, times=2), None
+    x = np.ones((2, 3), np.float32)
+    for error, layer in ((MemoryError, Own()), (MemoryError, fastlrp.ReLU()), (OSError, fastlrp.ReLU())):
+        net = fastlrp.Network([layer, fastlrp.Linear(2)], (3,))
+
+        def failing(self: Recorder, *anything: Any, error: Any = error, **more: Any) -> Any:
+            raise error
+        with monkeypatch.context() as patch:
+            patch.setattr(Recorder, "product", failing)
+            with pytest.raises(error):
+                net.forward(x)
+        net.forward(x)
+        assert net._programs, "recorded once it can be"
+
+
+class Wrong(Doubled):
+    """What it returns is `made` of the input."""
+
+    def __init__(self, made: Any):
+        super().__init__()
+        self.made = made
+
+    def forward(self, ops: Any, x: np.ndarray) -> tuple[np.ndarray, Any]:
+        return self.made(x), None
+
+
+@pytest.mark.parametrize(("made", "error", "got"), [
+    (lambda x: x[:, :1], ValueError, r"must have shape \(3, 6\), got \(3, 1\)"),
+    (lambda x: Slot(x.index, (1,)) if isinstance(x, Slot) else x[:1], ValueError,
+     r"must have shape \(3, 6\), got \(1, 6\)"),
+    (lambda x: x + 0j, TypeError, "must be an array of real numbers, got dtype complex64"),
+    (lambda x: None, TypeError, "must be an array of real numbers, got dtype object")])
+def test_outputs_of_layers_are_what_they_said(made: Any, error: type, got: str) -> None:
+    """Of their shape, in every run: nothing is broadcast."""
+    x = np.ones((3, 6), np.float32)
+    for layers in ([Wrong(made)], [Wrong(made), fastlrp.ReLU()], [Wrong(made), fastlrp.Linear(4)]):
+        net = fastlrp.Network(layers, (6,))
+        for call in (net.forward, net.explain, lambda x, net=net: net.trace([x]), net.to_numpy().forward):
+            with pytest.raises(error, match=f"the output of layer 'doubled1' .*{got}" if error is ValueError
+                               else f"the output of layer 'doubled1' {got.replace('64', '')}"):
+                call(x)
+
+
+def test_outputs_of_layers_may_have_any_type() -> None:
+    """And strides: they are converted."""
+    x = np.random.default_rng(5).standard_normal((3, 6)).astype(np.float32)
+    other = fastlrp.Network([fastlrp.Linear(4)], (6,))
+    for made in (lambda x: x.astype(np.float64), np.asfortranarray, lambda x: x[::-1].copy()[::-1]):
+        net = fastlrp.Network([Wrong(made), fastlrp.Linear(4)], (6,))
+        net.layers[1].weight = other.layers[0].weight
+        assert_same_bits(net.forward(x), other.forward(x))
 
 
 class Masked(Doubled):

@@ -468,6 +468,8 @@ def test_signs_are_decided_sample_by_sample(kind: str, name: str) -> None:
     (lambda: GammaSimple(None), "gamma"), (lambda: ZBox(low=0), "low and high"),
     (lambda: ZBox(high=1), "low and high"),
     (lambda: fastlrp.rules.SmoothGradient(-1), "beta"), (lambda: ZPlus(bias="no"), "bias"),
+    (lambda: Epsilon(10**400), "epsilon must be a number that a float can hold"),
+    (lambda: fastlrp.rules.PositiveGradient(gate="no"), "gate must be True or False, got 'no'"),
     (lambda: ZBox("0", "1"), "low"), (lambda: ZBox(float("-inf"), 1), "low"),
 ])
 def test_bad_numbers_are_refused_by_name(make: Callable[[], Rule], named: str) -> None:

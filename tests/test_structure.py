@@ -20,7 +20,7 @@ from fastlrp import _kernels
 # Lowest first. A module imports modules of lower rows only; a package's files may import each other.
 ROWS = [
     {"errors", "_version", "shapes", "rules", "viz"},
-    {"reference", "datasets"},
+    {"reference", "datasets", "progress"},
     {"packing", "steps"},
     {"arena"},
     {"_kernels"},

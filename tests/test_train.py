@@ -598,6 +598,8 @@ def test_progress(capsys: pytest.CaptureFixture) -> None:
     history = perceptron().fit(X, T, progress=True, validation_data=(X, T))
     shown = capsys.readouterr()
     assert shown.out == "" and "training: 100%" in shown.err
+    assert repr(history) == (f"History(2 steps, best accuracy {history.best.value:.4g} after 2, "
+                             f"last loss {history.losses[-1]:.4g})")
     assert f"loss {history.losses[-1]:.4g}, accuracy {history.validation[-1].value:.4g}" in shown.err
 
 
@@ -712,6 +714,12 @@ BAD: dict[str, tuple[dict[str, Any], type, str]] = {
     "x of another shape": ({"x": np.zeros((60, 7))}, ValueError, r"x must have shape \(N, 6\), got \(60, 7\)"),
     "x without samples": ({"x": X[:0], "t": T[:0]}, ValueError, "x must hold at least one sample"),
     "x of strings": ({"x": X.astype(str)}, TypeError, "x must be an array of real numbers"),
+    "x ragged": ({"x": [[1], [1, 2]]}, ValueError, "x must be an array: .*inhomogeneous"),
+    "x masked": ({"x": np.ma.masked_less(X, 0)}, TypeError, "x must be an array of real numbers, got a masked one"),
+    "t ragged": ({"t": [[1], [1, 2]]}, ValueError, "t must be an array: .*inhomogeneous"),
+    "t masked": ({"t": np.ma.masked_equal(T, 1)}, TypeError, "t must be an array of real numbers, got a masked one"),
+    "loss with a ragged value": ({"loss": lambda y, t: ([[1], [1, 2]], y)}, ValueError, "the value of loss must be"),
+    "progress": ({"progress": "x"}, TypeError, "progress must be True or False, got 'x'"),
     "x a number": ({"x": 1.0}, ValueError, "x must have shape"),
     "t too short": ({"t": T[:-1]}, ValueError, "t must hold one target for each sample: expected 60, got 59"),
     "classes too large": ({"t": T + 1}, ValueError, "t must hold classes between 0 and 3, got 1 to 4"),
@@ -769,6 +777,10 @@ def test_bad_arguments_are_refused_by_name(name: str) -> None:
     (lambda: Adam(0), ValueError, r"learning_rate must be a number in \(0, inf\), got 0"),
     (lambda: Adam(math.nan), ValueError, "learning_rate"), (lambda: Adam("fast"), TypeError, "learning_rate must be a"),
     (lambda: SGD(math.inf), ValueError, "learning_rate"), (lambda: SGD(True), TypeError, "learning_rate"),
+    (lambda: Adam(10**400), ValueError, "learning_rate must be a number that a float can hold"),
+    (lambda: Adam(1j), TypeError, "learning_rate"), (lambda: Adam(np.ones(2)), TypeError, "learning_rate"),
+    (lambda: GeneralizationLoss(10**400), ValueError, "alpha"), (lambda: GeneralizationLoss(True), TypeError, "alpha"),
+    (lambda: gradients(perceptron(), X, T, rng=3), TypeError, "rng must be a NumPy generator or None, got 3"),
     (lambda: Adam(beta1=1), ValueError, r"beta1 must be a number in \[0, 1\), got 1"),
     (lambda: Adam(beta2=-0.1), ValueError, "beta2"), (lambda: Adam(epsilon=0), ValueError, "epsilon"),
     (lambda: Adam(weight_decay=-1), ValueError, "weight_decay"), (lambda: SGD(momentum=1.0), ValueError, "momentum"),
@@ -982,5 +994,6 @@ def test_what_failed_to_be_recorded_once_is_tried_again(monkeypatch: pytest.Monk
         raise MemoryError
     with monkeypatch.context() as m:
         m.setattr(RecordedStep, "__init__", without_memory)
-        assert record(net, loop._back) is None
+        with pytest.raises(MemoryError):
+            record(net, loop._back)
     assert record(net, loop._back) is not None

@@ -45,8 +45,7 @@ def layer(*shape):
 )
 def test_shapes(shape, of_picture, expected):
     assert viz.heatmap(np.ones(shape), shape=of_picture).shape == expected
-    if viz.heatmap(np.ones(shape), shape=of_picture).shape[:-1] == shape:
-        assert viz.soften(np.ones(shape)).shape == shape
+    assert viz.soften(np.ones(shape), shape=of_picture).shape == shape
 
 
 @pytest.mark.parametrize(
@@ -150,6 +149,11 @@ def test_soften_is_the_mean_of_the_neighbours(shape, radius):
     np.testing.assert_allclose(viz.soften(a, radius), soften_by_definition(a, radius), atol=1e-12)
     np.testing.assert_allclose(viz.soften(np.full(shape, 0.1), radius), 0.1, rtol=1e-14)
     np.testing.assert_array_equal(a, before)
+
+
+def test_soften_of_flat_rows_is_that_of_their_pictures():
+    a = RNG.normal(size=(4, 6, 5))
+    np.testing.assert_array_equal(viz.soften(a.reshape(4, 30), shape=(6, 5)).reshape(a.shape), viz.soften(a))
 
 
 def test_soften_keeps_pictures_of_a_batch_apart():
@@ -378,6 +382,13 @@ MISUSE = {
         "normalize: expected a scale > 0, got 0",
     ),
     "scale of nan": (lambda: viz.heatmap(ONE, normalize=np.nan), ValueError, "normalize: expected a finite"),
+    "scale beyond floats": (
+        lambda: viz.heatmap(ONE, normalize=10**400),
+        ValueError,
+        "normalize: expected a number that a float can hold",
+    ),
+    "scale, a truth": (lambda: viz.heatmap(ONE, normalize=True), TypeError, "normalize: .*got bool"),
+    "scale, complex": (lambda: viz.heatmap(ONE, normalize=np.complex128(1j)), TypeError, "normalize: "),
     "scale, None": (lambda: viz.heatmap(ONE, normalize=None), TypeError, "normalize: .*got NoneType"),
     "soften": (lambda: viz.heatmap(ONE, soften=-1), ValueError, "soften: expected an integer >= 0, got -1"),
     "radius": (lambda: viz.soften(ONE, 1.5), TypeError, "radius: expected an integer >= 0, got float"),

@@ -172,7 +172,7 @@ class GELU(Activation):
 
     def __init__(self, approximate: str = "none", name: str | None = None):
         super().__init__(name)
-        if approximate not in ("none", "tanh"):
+        if not isinstance(approximate, str) or approximate not in ("none", "tanh"):
             raise ValueError(f'approximate must be "none" or "tanh", got {approximate!r}')
         self.approximate = approximate
 

@@ -45,6 +45,7 @@ class Layer:
     gates: bool = False
     options: ClassVar[tuple[str, ...]] = ()  # constructor arguments, each kept under its own name
     constants: ClassVar[tuple[str, ...]] = ()  # those of them that are numbers or read-only arrays: see as_constants
+    structural: ClassVar[tuple[str, ...]] = ()  # attributes that sizes follow from: fixed once a network is built
     layout: ClassVar[str] = "same"  # of spatial values in networks with channels first: see Graph
     merges: ClassVar[bool] = False  # whether it reads several values: x is then a tuple of arrays
     transparent: ClassVar[bool] = False  # whether outputs are the inputs themselves, at most moved
@@ -59,9 +60,20 @@ class Layer:
         self.out_shape: Shape = ()
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if (name in self.structural or name in self.options) and self.__dict__.get("in_shape"):
+            value = self._changed(name, value)
         super().__setattr__(name, as_constants(value, name) if name in self.constants else value)
         if not name.startswith("_") and name not in ("weight", "bias"):
             self.__dict__["version"] = self.version + 1
+
+    def _changed(self, option: str, value: Any) -> Any:
+        """An option's new value in a network, as the constructor makes it, with its errors."""
+        if option in self.structural:
+            raise ValueError(f"{option} of layer {self.name!r} ({self!r}) cannot be changed, as shapes follow from it, "
+                             f"got {value!r}: make a new layer and a new network")
+        made = type(self)(**{**self.arguments(), option: value})
+        made.infer(self.in_shape)
+        return getattr(made, option)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -259,6 +271,7 @@ class ParameterLayer(Layer):
 class WeightedLayer(ParameterLayer):
     """A linear layer: z = W x + b, seen by the kernels as a convolution (`geometry`, `filters`)."""
 
+    structural: ClassVar[tuple[str, ...]] = ("out", "use_bias")
     out: int
     use_bias: bool
     geometry: Geometry
@@ -309,9 +322,8 @@ class WeightedLayer(ParameterLayer):
     def of_ones(self) -> WeightedLayer:
         """The layer with all weights 1 and no bias, whose outputs of a group are all the same: with one of them."""
         found, groups = copy.copy(self), self.geometry.groups
-        found.out, found.use_bias, found.out_shape = groups, False, (*self.out_shape[:-1], groups)
-        found.geometry = replace(self.geometry, out_channels=groups)
-        found._parameters = {}
+        found.__dict__.update(out=groups, use_bias=False, out_shape=(*self.out_shape[:-1], groups), _parameters={},
+                              geometry=replace(self.geometry, out_channels=groups))
         found._store("weight", np.ones(found.weight_shape, self.dtype))
         return found
 

@@ -18,6 +18,7 @@ class Conv2d(WeightedLayer):
     kind = "conv"
     role = "convolution"
     options = ("out", "kernel", "stride", "padding", "dilation", "groups")
+    structural = (*WeightedLayer.structural, *options)
 
     def __init__(self, out: int, kernel: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,
                  bias: bool = True, name: str | None = None):

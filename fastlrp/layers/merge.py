@@ -57,7 +57,7 @@ class Concat(Merge):
     kind = "concat"
     role = "route"
     transparent = True
-    options = ("axis",)
+    options = structural = ("axis",)
 
     def __init__(self, axis: int = -1, name: str | None = None):
         super().__init__(name)

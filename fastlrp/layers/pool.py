@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..reference import Array
-from ..shapes import Run, Window, adaptive_runs, as_flag, as_number, as_padding, as_pair, check_elements
+from ..shapes import MOST, Run, Window, adaptive_runs, as_flag, as_number, as_padding, as_pair, check_elements
 from .base import Layer, Shape
 from .conv import Conv2d
 
@@ -34,6 +34,7 @@ class Sliding(Pooling):
     """
 
     options: ClassVar[tuple[str, ...]] = ("kernel", "stride", "padding", "ceil_mode")
+    structural = (*options, "dilation")
     dilation = (1, 1)
 
     def __init__(self, kernel: Any, stride: Any, padding: Any, ceil_mode: bool, name: str | None):
@@ -57,6 +58,7 @@ class Adaptive(Pooling):
     ⌈(i + 1) · size / out⌉, as in PyTorch. `runs` has those of both axes."""
 
     options: ClassVar[tuple[str, ...]] = ("out",)
+    structural = options
     runs: tuple[list[Run], list[Run]]
 
     def __init__(self, out: Any, name: str | None = None):
@@ -131,6 +133,13 @@ class Maxima(Pooling):
     role = "route"
     keeps_range = True
 
+    def build(self, in_shape: Shape) -> Shape:
+        out_shape = super().build(in_shape)
+        if math.prod(self.window.kernel) >= MOST:
+            raise ValueError(f"kernel {self.window.kernel} must have less than {MOST} taps: winners are counted in 32 "
+                             "bits")
+        return out_shape
+
     def forward(self, ops: Any, x: Array) -> tuple[Array, Any]:
         return ops.max_pool(self.window, x)
 
@@ -147,11 +156,9 @@ class SumPool2d(Sliding, Sums):
     def __init__(self, kernel: Any, stride: Any = None, padding: Any = 0, scale: float | str = 1.0,
                  ceil_mode: bool = False, name: str | None = None):
         super().__init__(kernel, stride, padding, ceil_mode, name)
-        if scale != "sqrt":
-            if isinstance(scale, str):
-                raise ValueError(f'scale must be a finite number or "sqrt", got {scale!r}')
-            scale = as_number(scale, "scale")
-        self.scale = scale
+        if isinstance(scale, str) and scale != "sqrt":
+            raise ValueError(f'scale must be a finite number or "sqrt", got {scale!r}')
+        self.scale = scale if isinstance(scale, str) else as_number(scale, "scale")
 
     @property
     def nonnegative(self) -> str:  # type: ignore[override]

@@ -25,6 +25,7 @@ class Reshape(Layer):
     nonnegative = "as input"
     keeps_range = True
     options: ClassVar[tuple[str, ...]] = ("shape",)
+    structural = options
 
     def __init__(self, shape: Sequence[int] | int, name: str | None = None):
         super().__init__(name)
@@ -68,6 +69,7 @@ class Transpose(Layer):
     keeps_range = True
     transparent = True
     options: ClassVar[tuple[str, ...]] = ("axes",)
+    structural = options
 
     def __init__(self, axes: Sequence[int], name: str | None = None):
         super().__init__(name)
@@ -123,7 +125,7 @@ class Slice(Layer):
     role = "route"
     nonnegative = "as input"
     transparent = True
-    options = ("axis", "start", "stop", "step")
+    options = structural = ("axis", "start", "stop", "step")
 
     def __init__(self, axis: int = -1, start: int = 0, stop: int | None = None, step: int = 1, name: str | None = None):
         super().__init__(name)
@@ -164,6 +166,7 @@ class Pad2d(Layer):
     kind = "pad"
     role = "route"
     options = ("padding", "value")
+    structural = ("padding",)
 
     def __init__(self, padding: Any, value: float = 0.0, name: str | None = None):
         super().__init__(name)
@@ -197,7 +200,7 @@ class Upsample(Layer):
     role = "route"
     nonnegative = "as input"
     keeps_range = True
-    options = ("scale",)
+    options = structural = ("scale",)
     window: Window  # of its transpose, which adds up blocks
 
     def __init__(self, scale: Any, name: str | None = None):

@@ -12,21 +12,21 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
-from ..graph import Graph, Trace
+from ..graph import OWN, Graph, Trace
 from ..layers import ParameterLayer
+from ..ops import as_array
+from ..progress import progress_bar
 from ..reference import Array
 from ..shapes import as_size
 from .losses import LOSSES, Loss, Targets, evaluate, find_loss
 from .optimizers import Optimizer, find_optimizer
-from .recorded import OWN, Gradients, RecordedStep, record
+from .recorded import Gradients, RecordedStep, record
 from .stopping import Criterion, find_criterion
 
 Callback = Callable[[int, float], Any]
 
 UNIT_TARGETS = (LOSSES["sigmoid_cross_entropy"], LOSSES["softmax_cross_entropy"])
-BAR_DELAY = 2  # seconds before an automatic progress bar shows
 
 
 class Score(NamedTuple):
@@ -47,6 +47,14 @@ class History:
     losses: list[float] = field(default_factory=list)
     validation: list[Score] = field(default_factory=list)
     stopped_early: bool = False
+
+    def __repr__(self) -> str:
+        parts = [f"{self.steps:,} steps"]
+        if self.best is not None:
+            parts.append(f"best {self.metric} {self.best.value:.4g} after {self.best.step:,}")
+        if self.losses:
+            parts.append(f"last loss {self.losses[-1]:.4g}")
+        return f"History({', '.join(parts)}{', stopped early' if self.stopped_early else ''})"
 
     @property
     def steps(self) -> int:
@@ -101,9 +109,7 @@ def fit(net: Graph, x: Any, t: Any, *, epochs: int = 1, batch_size: int = 50, op
     every = per_epoch if validation_every is None else as_size(validation_every, "validation_every")
     watch = _Watch(net, *_validation(net, step.loss, validation_data), every, criterion)
     rows = _batches(order, len(samples), epochs, batch_size)
-    hidden = None if progress is None else not progress  # None: where stderr is no terminal
-    with tqdm(total=epochs * per_epoch, desc="training", unit="step", disable=hidden,
-              delay=0 if progress else BAR_DELAY) as bar:
+    with progress_bar(progress, epochs * per_epoch, "training", "step") as bar:
         return _run(step, watch, callback, bar, ((samples[r], targets[r]) for r in rows))
 
 
@@ -114,6 +120,8 @@ def gradients(net: Graph, x: Any, t: Any, loss: str | Loss = "sigmoid_cross_entr
     x, t, loss: as in `fit`, which raises the same errors. rng: draws dropout's masks; None: no dropout.
     """
     samples, found = _Samples(net, x), find_loss(loss)
+    if rng is not None and not isinstance(rng, np.random.Generator):
+        raise TypeError(f"rng must be a NumPy generator or None, got {rng!r}")
     targets = _check_targets(net, t, len(samples), found, "t")
     return _gradients(net, samples[:], targets[:], found, rng)
 
@@ -326,7 +334,7 @@ class _Samples:
 
     def __init__(self, net: Graph, x: Any, name: str = "x"):
         self.net = net
-        self.arrays = [np.asarray(array) for array in net.each_input(x, name)]
+        self.arrays = [as_array(array, name) for array in net.each_input(x, name)]
         fits = [array.shape[1:] == net.surface_shape(i) for i, array in enumerate(self.arrays)]
         net.as_inputs(self._each(slice(1)) if all(fits) else x, name)
         if not len(self):

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..ops import real_array
+from ..ops import as_array, real_array
 from ..reference import Array
 
 Loss = Callable[[Array, Array], tuple[float, Array]]
@@ -88,7 +88,7 @@ def evaluate(loss: Loss, output: Array, target: Array) -> tuple[float, Array]:
     found = loss(output, target)
     if not isinstance(found, tuple) or len(found) != 2:
         raise TypeError(f"loss must return (value, gradient), got {type(found).__name__}")
-    value = np.asarray(found[0])
+    value = as_array(found[0], "the value of loss")
     if value.ndim or value.dtype.kind not in "fiub":
         raise TypeError(f"the value of loss must be one real number, got {found[0]!r}")
     gradient = real_array(found[1], output.dtype, "the gradient of loss")
@@ -105,7 +105,7 @@ class Targets:
     """
 
     def __init__(self, t: Any, n: int, output_shape: tuple[int, ...], dtype: np.dtype, name: str = "t"):
-        t = np.asarray(t)
+        t = as_array(t, name)
         if t.dtype.kind not in "fiub":
             raise TypeError(f"{name} must be integer classes or an array of real numbers, got dtype {t.dtype}")
         if t.ndim and len(t) != n:

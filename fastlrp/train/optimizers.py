@@ -18,6 +18,7 @@ import numpy as np
 
 from .. import _kernels
 from ..reference import Array
+from ..shapes import as_number
 
 BLOCK = 16384  # elements: a block of parameters, gradients, moments and scratch fits a second-level cache
 MOST_TOGETHER = 1 << 20  # elements: a call for every small array would take longer than its numbers
@@ -199,9 +200,7 @@ def find_optimizer(optimizer: str | Optimizer) -> Optimizer:
 
 def _number(value: Any, name: str, low: float, high: float, above: bool = False) -> float:
     """A finite number in [low, high), or in (low, high) with `above`."""
-    if isinstance(value, (bool, str)) or not hasattr(value, "__float__"):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    number = float(value)
+    number = as_number(value, name, finite=False)
     if not low <= number < high or (above and number == low):
         raise ValueError(f"{name} must be a number in {'(' if above else '['}{low}, {high}), got {value!r}")
     return number

@@ -11,15 +11,14 @@ from typing import Any
 import numpy as np
 
 from .. import _kernels
-from ..graph import Graph, Trace
-from ..layers import LAYERS, Layer, WeightedLayer
+from ..graph import OWN, Graph, Trace
+from ..layers import Layer, WeightedLayer
 from ..ops import Native
 from ..program import SUMS, Program, Recorder
 from ..reference import Array
 from ..shapes import Geometry
 from ..steps import NotRecorded, Slot, Step
 
-OWN = set(LAYERS.values())
 Gradients = dict[str, dict[str, Array]]
 Back = Callable[[Graph, Trace, Any], dict[str, dict[str, Any]]]
 
@@ -37,10 +36,7 @@ def record(net: Graph, back: Back) -> RecordedStep | None:
             return [RecordedStep(net, back)]
         except NotRecorded:
             return []
-    try:
-        found = net.prepared(("training step", net.ops.key), make)
-    except Exception:  # as in Graph.run: a true error comes again without a recorder
-        return None
+    found = net.prepared(("training step", net.ops.key), make)
     return found[0] if found else None
 
 

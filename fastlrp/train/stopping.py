@@ -6,11 +6,10 @@ evaluation, the larger the better: accuracies, or 1 − loss for regression. It 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from ..shapes import as_size
+from ..shapes import as_number, as_size
 
 
 class Criterion(Protocol):
@@ -45,11 +44,9 @@ class GeneralizationLoss:
     """
 
     def __init__(self, alpha: float, minimum_steps: int = 0):
-        if isinstance(alpha, (bool, str)) or not hasattr(alpha, "__float__"):
-            raise TypeError(f"alpha must be a number of percent, got {alpha!r}")
-        if not (math.isfinite(alpha) and alpha >= 0):
-            raise ValueError(f"alpha must be a finite number of percent, at least 0, got {alpha!r}")
-        self.alpha, self.minimum_steps = float(alpha), as_size(minimum_steps, "minimum_steps", 0)
+        self.alpha, self.minimum_steps = as_number(alpha, "alpha"), as_size(minimum_steps, "minimum_steps", 0)
+        if self.alpha < 0:
+            raise ValueError(f"alpha must be a number of percent, at least 0, got {alpha!r}")
 
     def __call__(self, step: int, scores: Sequence[float]) -> bool:
         if len(scores) < 3 or step < self.minimum_steps:
