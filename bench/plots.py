@@ -48,7 +48,7 @@ def speed(runs: Sequence[Run], groups: Sequence[tuple[str, list[str]]]) -> Figur
     handles = [figure.axes[0].barh(0, 0, color=color) for color, _ in zip(MACHINES, runs, strict=False)]
     figure.legend(handles, [f"{run.name} ({run.about['cpu']}, {run.about['threads']} threads)" for run in runs],
                   loc="outside lower center", ncols=len(runs), fontsize=9)
-    figure.suptitle("times faster than zennit (explanation; medium: beside zennit in bfloat16) and PyTorch; 1: as fast", fontsize=11)
+    figure.suptitle("times faster than zennit (medium: in bfloat16) and PyTorch; 1: as fast", fontsize=11)
     return figure
 
 

@@ -37,7 +37,25 @@ def test_bench_prints_the_machine_and_every_kernel(capsys: pytest.CaptureFixture
         assert (text in printed) == tiles
     assert "3×3, 28×28, 256 → 512" in printed and "dense, 4096 → 4096" in printed
     for n in (1, 128):
-        assert float(re.search(rf"LeNet explanation \(zB, α1β0\), batch {n}: ([\d.]+) ms", printed)[1]) > 0
+        assert float(re.search(rf"LeNet explanation \(zB, α1β0\), batch {n}: ([\d.]+) ms an image", printed)[1]) > 0
+    assert all(f"{term}: " in printed for term in ("GFLOP/s", "FMA peak", "Of peak", "More than 100%"))
+
+
+@pytest.mark.parametrize(("threads", "times", "warns"), [
+    (2, 1.4, True), (2, 1.6, False), (4, 2.9, True), (4, 3.1, False), (1, 1.0, False)])
+def test_a_busy_machine_is_told(monkeypatch: pytest.MonkeyPatch, threads: int, times: float, warns: bool) -> None:
+    """Where more threads have less than three quarters of as many times one thread's peak."""
+    monkeypatch.setattr(bench, "fma_peak", lambda n, runs: 1e11 * (1 if n == 1 else times))
+    monkeypatch.setattr(bench, "tile_peak", lambda n, runs: 0.0)
+    monkeypatch.setattr(bench, "cpu_info", lambda: {"available": [], "isa": "avx2", "threads": threads})
+    monkeypatch.setattr(bench, "KERNELS", [])
+    monkeypatch.setattr(bench, "_lenet_seconds", lambda n, runs: 1e-3)
+    printed: list[str] = []
+    bench.run(1, printed.append)
+    warnings = [line for line in printed if line.startswith("warning")]
+    assert len(warnings) == warns
+    assert not warns or f"{threads} threads reach {times:.2f} times the FMA peak of one" in warnings[0]
+    assert "batch 1: 1 ms an image\nLeNet explanation (zB, α1β0), batch 128: 0.00781 ms an image" in printed[-1]
 
 
 @pytest.mark.parametrize("runs", [0, 1.5])

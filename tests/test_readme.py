@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastlrp import cli
+from fastlrp import bench, cli, datasets, demo
 
 ROOT = Path(__file__).parent.parent
 
@@ -54,7 +54,8 @@ def test_readme_code_runs(tmp_path, monkeypatch):
 def test_readme_has_its_figures():
     text = (ROOT / "README.md").read_text()
     assert re.search(r"\d\d\.\d% on its 10,000 test images", text)
-    assert "| LeNet forward | 128 |" in text.partition("<!-- bench/peers.py -->")[2]
+    assert "| MLP training | 50 |" in text.partition("<!-- bench/peers.py -->")[2]
+    assert "| LeNet forward | 128 |" in (ROOT / "docs/speed.md").read_text().partition("<!-- bench/peers.py -->")[2]
 
 
 def test_readme_links_exist():
@@ -79,7 +80,56 @@ def test_demo_writes_its_pictures(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert str(tmp_path / "out") in printed and "kept aside" in printed
     names = {path.name for path in (tmp_path / "out").glob("*.png")}
-    assert names == {"true_class.png", "every_class.png", "no_class.png", "filters.png"}
+    assert names == {"true_class.png", "every_class.png", "all_outputs.png", "filters.png"}
+    assert all(re.search(rf"^  {name}: \w+", printed, re.M) for name in names)
+
+
+def test_demo_explains_digits_that_are_known():
+    """Of every class the first with a positive logit that is the largest, else the first."""
+    t = np.tile(np.arange(10), 3)
+    logits = np.where(np.eye(10)[t] == 1, 2.0, -1.0)
+    logits[:5, 9] = 3  # the first five digits are taken for a 9
+    logits[5] -= 4  # and the sixth has its largest logit below zero
+    logits[[7, 17, 27], 0] = 3  # no 7 is known
+    assert demo._one_of_each(logits, t).tolist() == [10, 11, 12, 13, 14, 15, 6, 7, 8, 9]
+
+
+def test_every_class_is_drawn_by_a_rule_with_signs_of_its_own():
+    """The sign of a map is not the logit's: both occur in every map, whatever the class."""
+    net, x = demo.lenet(), datasets.digits().test.x[:2]
+    for c in range(10):
+        relevance = net.explain(x, c, demo.COMPOSITES[demo.EPSILON]).relevance
+        assert relevance.min() < 0 < relevance.max()
+
+
+def test_bare_command_prints_help(capsys):
+    assert cli.main([]) == 0
+    assert re.search(r"usage: fastlrp .*demo.*bench.*info", capsys.readouterr().out, re.S)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["demo", "--epochs", "0"], "argument --epochs: expected a whole number of at least 1, got '0'"),
+    (["demo", "--epochs", "many"], "argument --epochs: expected a whole number of at least 1, got 'many'"),
+    (["demo", "--out", "file/below"], "argument --out: expected a folder to write to, got 'file/below' ("),
+    (["bench", "--runs", "0"], "argument --runs: expected a whole number of at least 1, got '0'"),
+])
+def test_wrong_arguments_are_said(arguments, message, tmp_path, monkeypatch, capsys):
+    """With the usage, before any work."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    for module in (demo, bench):
+        monkeypatch.setattr(module, "run", lambda *_: pytest.fail("ran"))
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(arguments)
+    error = capsys.readouterr().err
+    assert error.startswith(f"usage: fastlrp {arguments[0]}") and message in error
+
+
+@pytest.mark.parametrize("command", ["demo", "bench"])
+def test_help_says_how_long_it_takes(command, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main([command, "--help"])
+    assert re.search(r"It\s+takes\s+some\s+\w+\s+seconds", capsys.readouterr().out)
 
 
 def test_info_names_the_machine(capsys):
