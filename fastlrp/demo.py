@@ -71,7 +71,7 @@ def _one_of_each(logits: Array, t: Array) -> Array:
     return np.array([int(np.argmax((t == c) * (1 + right))) for c in range(10)])
 
 
-def table(path: Path, rows: Sequence[Any], names: Sequence[str], title: str, key: str = "",
+def table(path: str | Path, rows: Sequence[Any], names: Sequence[str], title: str, key: str = "",
           columns: Sequence[str] = (), scale: float = 0.85) -> Path:
     """Pictures in named rows, as wide as high, one column a sample, with a title above and a key below.
 
@@ -91,6 +91,7 @@ def table(path: Path, rows: Sequence[Any], names: Sequence[str], title: str, key
         axes[i, 0].text(-0.06, 0.5, name, transform=axes[i, 0].transAxes, ha="right", va="center", fontsize=9)
     for j, name in enumerate(columns):
         axes[0, j].set_title(name, fontsize=9, pad=3)
+    path = Path(path)
     figure.suptitle(title, fontsize=11, y=1 - 0.08 / height, va="top")
     figure.text(0.5, 0.08 / height, key, ha="center", va="bottom", fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
