@@ -75,7 +75,7 @@ def slower(runs: Sequence[Run]) -> str:
     if not found:
         return "No row of these runs is slower than its peer."
     lines = "; ".join(f"{what} ({', '.join(ratios)})" for what, ratios in found.items())
-    return f"Slower than the peer, as times faster below 1: {lines}; all else is faster."
+    return f"Slower than its peer, with less than 1: {lines}; all else is faster."
 
 
 def missed(runs: Sequence[Run]) -> str:

@@ -406,7 +406,7 @@ def test_what_is_slower_or_missed_is_named(scripts: Any) -> None:
     slow = dataclasses.replace(found[0], ratio=0.5, reached=False)
     run, other = pages.Run(ABOUT, found), pages.Run({**ABOUT, "isa": "amx"}, [slow])
     assert pages.slower([run]) == "No row of these runs is slower than its peer."
-    assert pages.slower([run, other]) == ("Slower than the peer, as times faster below 1: LeNet zB + α1β0, batch 128, "
+    assert pages.slower([run, other]) == ("Slower than its peer, with less than 1: LeNet zB + α1β0, batch 128, "
                                           "beside zennit (0.500 with AMX); all else is faster.")
     kernel = "3×3, 28×28, 256 → 512, batch 4, highest, direct, back, with AVX2: 60% of the FMA peak (goal 70%)"
     assert pages.missed([run]) == f"Of 3 goals, 1 was missed: {kernel}."
