@@ -98,7 +98,7 @@ def speed_text(runs: Sequence[Run]) -> str:
     parts = [missed(runs)]
     for run in runs:
         kinds = by_kind(run.rows)
-        parts += [f"## {run.name}: {run.about['cpu']}", f"{place(run.about)}; {peers(run.about)}.",
+        parts += [f"### {run.name}: {run.about['cpu']}", f"{place(run.about)}; {peers(run.about)}.",
                   tables(kinds["times"]), rows.kernel_summary(kinds["kernels"]), tables(kinds["kernels"]),
                   tables(kinds["scale"])]
     return "\n\n".join(part for part in parts if part)
