@@ -36,6 +36,12 @@ FASTER: dict[tuple[str, int], dict[str, float]] = {
     ("LeNet training", 50): {ANY: 2.0},
     ("LeNet training", 128): {ANY: 2.0},
 }
+# What the README's one table shows, for every machine: (work, batch).
+SUMMARY = [("VGG-16 EpsilonPlusFlat", 1), ("VGG-16 EpsilonPlusFlat", 4), ("VGG-16 EpsilonPlusFlat", 16),
+           ("ResNet-50 EpsilonPlusFlat", 4), ("MobileNetV2 EpsilonPlusFlat", 4), ("LeNet zB + α1β0", 1),
+           ("LeNet zB + α1β0", 1024), ("MLP zB + α1β0", 1), ("MLP zB + α1β0", 1024), ("VGG-16 forward", 4),
+           ("LeNet training", 50), ("MLP training", 50)]
+ISA_NAMES = {"amx": "AMX", "avx512": "AVX-512", "avx2": "AVX2", "portable": "portable"}
 FORWARD = "PyTorch forward"  # beside an explanation: a peer that does less, so that no goal is for it
 # 3×3 kernels from WIDE channels on: GFLOP/s over the FMA peak of the same run.
 WIDE = 64
@@ -206,9 +212,16 @@ def table(rows: Sequence[Any]) -> str:
     return _table(HEADS[type(rows[0])], [row.cells() for row in rows])
 
 
-def goals_table(rows: Iterable[Any]) -> str:
-    """One of what was asked of rows of any kind."""
-    return _table("what | fastlrp | at least", [row.short() for row in rows if row.reached is not None])
+def summary_table(runs: Sequence[tuple[str, Sequence[Any]]]) -> str:
+    """One of the rows that SUMMARY names, with a column for each run, given as its name and rows."""
+    lines = []
+    for work, batch in SUMMARY:
+        found = [next((row for row in some if isinstance(row, Row) and (row.work, row.batch) == (work, batch)), None)
+                 for _, some in runs]
+        peer = next((row.peer for row in found if row), "–")
+        lines.append([work, batch, peer, *(f"**{number(row.ratio)}** ({number(row.ms)})" if row else "–"
+                                           for row in found)])
+    return _table(" | ".join(["work", "batch", "beside", *(name for name, _ in runs)]), lines)
 
 
 def _table(head: str, lines: Sequence[Sequence[Any]]) -> str:

@@ -29,6 +29,7 @@ from .shapes import as_size
 
 ITERATIONS, TILE_ITERATIONS = 1_000_000, 100_000  # of a peak's loop in one call: about two milliseconds
 LONG, FEW = 3.0, 3  # calls that together take more seconds are measured this often at most; alone, also without a first
+LEAST_SCALING = 0.75  # of as many times one thread's peak as there are threads: below, they do not have the machine
 GROWTH = 20  # of the number of calls in a measurement at once, at most: while it is found, some are slow
 
 # (layer, shape of its input, batch): convolutions as in VGG-16, dense layers for one sample and for a batch, LeNet's
@@ -44,6 +45,12 @@ KERNELS: list[tuple[Layer, tuple[int, ...], int]] = [
     (Conv2d(25, 5), (12, 12, 10), 128),
     (Conv2d(100, 4), (4, 4, 25), 128),
 ]
+
+NOTES = """
+GFLOP/s: a thousand million operations a second, a multiply-add counting as two. FMA peak: what multiply-adds in
+registers alone come to; AMX peak: the same of tiles of bfloat16. Of peak: the share of the FMA peak that was measured
+beside the kernel, which need not be quite the one above. More than 100%: Winograd's products need fewer multiply-adds
+than are counted, and AMX's tiles do more of them than vectors can."""
 
 Name = TypeVar("Name")
 
@@ -227,6 +234,7 @@ def run(runs: int = 7, say: Callable[[str], Any] = print) -> None:
         if all(peaks.values()):
             say(f"{name} peak, GFLOP/s: " + ", ".join(f"{found / 1e9:.1f} on {n} thread{'s' * (n > 1)}"
                                                       for n, found in peaks.items()))
+            _warn_if_shared(name, peaks, say)
     lower = [precision for precision in packing.LIMBS if precision != CHOSEN.precision] if _kernels.has_limbs() else []
     lines = _heads(lower)
     with tqdm(total=len(KERNELS) + 2, desc="measuring", leave=False) as bar:
@@ -234,9 +242,18 @@ def run(runs: int = 7, say: Callable[[str], Any] = print) -> None:
             lines.append(_kernel_line(alone(layer, shape), n, runs, lower))
             bar.update()
         for n in (1, 128):
-            lines.append(f"LeNet explanation (zB, α1β0), batch {n}: {_lenet_seconds(n, runs) * 1e3:.3f} ms")
+            each = _lenet_seconds(n, runs) / n
+            lines.append(f"LeNet explanation (zB, α1β0), batch {n}: {each * 1e3:.3g} ms an image")
             bar.update()
-    say("\n".join(lines))
+    say("\n".join([*lines, NOTES]))
+
+
+def _warn_if_shared(name: str, peaks: Mapping[int, float], say: Callable[[str], Any]) -> None:
+    """Threads on processors of their own, with nothing beside them, add up."""
+    n = max(peaks)
+    if (times := peaks[n] / peaks[1]) < LEAST_SCALING * n:
+        say(f"warning: {n} threads reach {times:.2f} times the {name} peak of one: something else is running, or they "
+            "share a processor core; what follows is not this machine's best")
 
 
 def _heads(lower: Sequence[str]) -> list[str]:

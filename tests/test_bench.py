@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import io
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,25 @@ def test_bench_prints_the_machine_and_every_kernel(capsys: pytest.CaptureFixture
         assert (text in printed) == tiles
     assert "3×3, 28×28, 256 → 512" in printed and "dense, 4096 → 4096" in printed
     for n in (1, 128):
-        assert float(re.search(rf"LeNet explanation \(zB, α1β0\), batch {n}: ([\d.]+) ms", printed)[1]) > 0
+        assert float(re.search(rf"LeNet explanation \(zB, α1β0\), batch {n}: ([\d.]+) ms an image", printed)[1]) > 0
+    assert all(f"{term}: " in printed for term in ("GFLOP/s", "FMA peak", "Of peak", "More than 100%"))
+
+
+@pytest.mark.parametrize(("threads", "times", "warns"), [
+    (2, 1.4, True), (2, 1.6, False), (4, 2.9, True), (4, 3.1, False), (1, 1.0, False)])
+def test_a_busy_machine_is_told(monkeypatch: pytest.MonkeyPatch, threads: int, times: float, warns: bool) -> None:
+    """Where more threads have less than three quarters of as many times one thread's peak."""
+    monkeypatch.setattr(bench, "fma_peak", lambda n, runs: 1e11 * (1 if n == 1 else times))
+    monkeypatch.setattr(bench, "tile_peak", lambda n, runs: 0.0)
+    monkeypatch.setattr(bench, "cpu_info", lambda: {"available": [], "isa": "avx2", "threads": threads})
+    monkeypatch.setattr(bench, "KERNELS", [])
+    monkeypatch.setattr(bench, "_lenet_seconds", lambda n, runs: 1e-3)
+    printed: list[str] = []
+    bench.run(1, printed.append)
+    warnings = [line for line in printed if line.startswith("warning")]
+    assert len(warnings) == warns
+    assert not warns or f"{threads} threads reach {times:.2f} times the FMA peak of one" in warnings[0]
+    assert "batch 1: 1 ms an image\nLeNet explanation (zB, α1β0), batch 128: 0.00781 ms an image" in printed[-1]
 
 
 @pytest.mark.parametrize("runs", [0, 1.5])
@@ -306,59 +325,107 @@ def test_explanations_are_checked_and_timed_beside_peers(scripts: Any, monkeypat
 
 
 def test_the_machine_has_the_peaks_there_are(scripts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    harness, peers = scripts("harness"), scripts("peers")
+    harness, pages = scripts("harness"), scripts("pages")
     monkeypatch.setattr(bench, "fma_peak", lambda threads, runs: 2e11)
     for peak, text in ((0.0, "FMA peak 200.0 GFLOP/s"), (3e12, "FMA peak 200.0 GFLOP/s, AMX peak 3000.0 GFLOP/s")):
         monkeypatch.setattr(bench, "tile_peak", lambda threads, runs, peak=peak: peak)
         about = harness.machine()
-        assert about.get("amx_peak_gflops") == (peak / 1e9 or None) and peers.place(about).endswith(text)
+        assert about.get("amx_peak_gflops") == (peak / 1e9 or None) and pages.place(about).endswith(text)
 
 
-def written(peers: Any, found: list[Any], path: Path, without: tuple[str, ...] = ()) -> Path:
+def written(pages: Any, found: list[Any], path: Path, without: tuple[str, ...] = ()) -> Path:
     """A file as --json writes it."""
     kinds = {name: [{key: value for key, value in dataclasses.asdict(row).items() if key not in without}
-                    for row in some] for name, some in peers.by_kind(found).items()}
-    peers.harness.write_json(path, {"machine": ABOUT, **kinds})
+                    for row in some] for name, some in pages.by_kind(found).items()}
+    path.write_text(json.dumps({"machine": ABOUT, **kinds}))
     return path
 
 
 def test_figures_are_written_and_read(scripts: Any, tmp_path: Path) -> None:
-    """JSON to rows and back, into the README between its marks, and into both pictures."""
-    peers, plots, rows = (scripts(name) for name in ("peers", "plots", "rows"))
+    """JSON to rows and back, and into both pictures."""
+    pages, plots, rows = (scripts(name) for name in ("pages", "plots", "rows"))
     found = measured_rows(rows)
-    assert peers.read(written(peers, found, tmp_path / "figures.json")) == (ABOUT, found)
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{peers.BEGIN}\nold\n{peers.END}\nafter\n")
-    peers.update_readme(readme, peers.readme_text(found, ABOUT))
-    text = readme.read_text()
-    assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
-    assert "| LeNet forward | 128 |" in text
-    assert "share of the FMA peak, highest, direct: 60% to 60% back; highest: 90% to 90% forward." in text
-    plots.draw(found, ABOUT, tmp_path)
-    assert min((tmp_path / name).stat().st_size for name in ("speed.png", "batches.png")) > 5000
+    run = pages.read(written(pages, found, tmp_path / "figures.json"))
+    assert run == (ABOUT, found)
+    plots.draw([run, run], tmp_path)
+    assert min((tmp_path / name).stat().st_size for name in pages.PICTURES) > 5000
+
+
+def test_bars_are_of_peers_that_do_the_same(scripts: Any) -> None:
+    """Explanations, forward passes and training apart; none for PyTorch's forward pass beside an explanation."""
+    pages, plots, rows = (scripts(name) for name in ("pages", "plots", "rows"))
+    found = measured_rows(rows)
+    more = [dataclasses.replace(found[0], work=work, peer="PyTorch", ratio=0.8) for work in ("A training", "A forward")]
+    assert plots.grouped([pages.Run(ABOUT, found), pages.Run(ABOUT, more)]) == [
+        ("forward pass", ["A, batch 128"]), ("training", ["A, batch 128"]),
+        ("explanation", ["LeNet zB + α1β0, batch 128"])]
+
+
+def test_pages_keep_what_is_around_the_figures(scripts: Any, tmp_path: Path) -> None:
+    """Only what stands between the marks changes; a page without them stays as it is."""
+    pages, page = scripts("pages"), tmp_path / "README.md"
+    page.write_text(f"before\n{pages.BEGIN}\nold\n{pages.END}\nafter\n")
+    pages.update(page, "new")
+    assert page.read_text() == f"before\n{pages.BEGIN}\nnew\n{pages.END}\nafter\n"
+    page.write_text("before\nafter\n")
+    with pytest.raises(ValueError, match="must have the marks"):
+        pages.update(page, "new")
+    assert page.read_text() == "before\nafter\n"
 
 
 def test_figures_from_before_precisions_are_read(scripts: Any, tmp_path: Path) -> None:
     """They are the highest's, of the algorithm that the library chose."""
-    peers, rows = scripts("peers"), scripts("rows")
-    path = written(peers, measured_rows(rows), tmp_path / "old.json", without=("precision", "direct"))
-    _, found = peers.read(path)
+    pages, rows = scripts("pages"), scripts("rows")
+    path = written(pages, measured_rows(rows), tmp_path / "old.json", without=("precision", "direct"))
+    _, found = pages.read(path)
     assert {row.precision for row in found if not isinstance(row, rows.ScaleRow)} == {"highest"}
     assert not any(row.direct for row in found if isinstance(row, rows.KernelRow))
 
 
-def test_other_runs_are_told_by_their_goals(scripts: Any, tmp_path: Path) -> None:
-    """Below the tables: the machine, and the rows of any kind that have a goal."""
-    peers, rows = scripts("peers"), scripts("rows")
+def test_the_readme_has_all_machines_side_by_side(scripts: Any, tmp_path: Path) -> None:
+    """Times faster and milliseconds of the works that SUMMARY names, a dash where a run lacks one; then the machines,
+    and the pictures there are."""
+    pages, rows = scripts("pages"), scripts("rows")
+    row = dataclasses.replace(measured_rows(rows)[0], batch=1024)
+    other = dataclasses.replace(row, ratio=0.5, ms=2.0)
+    cases: dict[str, list[Any]] = {"amx": [row], "avx2": [other], "avx512": []}
+    runs = [pages.Run({**ABOUT, "isa": isa}, found) for isa, found in cases.items()]
+    text = pages.readme_text(runs, tmp_path)
+    assert text.startswith("| work | batch | beside | AMX | AVX2 | AVX-512 |\n|---|---|---|---|---|---|\n")
+    assert "| LeNet zB + α1β0 | 1024 | zennit | **20.0** (0.0500) | **0.500** (2.00) | – |" in text
+    assert text.count("\n| ") == len(rows.SUMMARY) and "| MLP training | 50 | – | – | – | – |" in text
+    assert "AMX: a processor, 2 threads, zennit 0.5; AVX2: a processor" in text and "![" not in text
+    (tmp_path / "speed.png").touch()
+    assert pages.readme_text(runs, tmp_path).endswith("](docs/speed.png)")
+
+
+def test_what_is_slower_or_missed_is_named(scripts: Any) -> None:
+    """In sentences, with the machine, for rows of every kind."""
+    pages, rows = scripts("pages"), scripts("rows")
     found = measured_rows(rows)
-    also = peers.goals(written(peers, found, tmp_path / "other.json"))
-    assert also.splitlines() == [
-        "a processor, avx2, 2 threads, FMA peak 180.0 GFLOP/s:", "", "| what | fastlrp | at least |", "|---|---|---|",
-        "| LeNet zB + α1β0, batch 128, beside zennit | 20.0 times faster | 15: reached |",
-        "| 3×3, 28×28, 256 → 512, batch 4, highest, direct, back | 60% of the FMA peak | 70%: missed |",
-        "| VGG-16 EpsilonPlusFlat, batch 16: peak memory | 1400 MB | under 1.5 GB: reached |"]
-    text = peers.readme_text(found, ABOUT, [also])
-    assert text.index("| scale |") < text.index(also)
+    slow = dataclasses.replace(found[0], ratio=0.5, reached=False)
+    run, other = pages.Run(ABOUT, found), pages.Run({**ABOUT, "isa": "amx"}, [slow])
+    assert pages.slower([run]) == "No row of these runs is slower than its peer."
+    assert pages.slower([run, other]) == ("Slower than its peer, with less than 1: LeNet zB + α1β0, batch 128, "
+                                          "beside zennit (0.500 with AMX); all else is faster.")
+    kernel = "3×3, 28×28, 256 → 512, batch 4, highest, direct, back, with AVX2: 60% of the FMA peak (goal 70%)"
+    assert pages.missed([run]) == f"Of 3 goals, 1 was missed: {kernel}."
+    assert pages.missed([run, other]) == (f"Of 4 goals, 2 were missed: {kernel}; LeNet zB + α1β0, batch 128, beside "
+                                          "zennit, with AMX: 0.500 times faster (goal 15).")
+    assert pages.missed([pages.Run(ABOUT, found[:1])]) == "All goals were reached."
+
+
+def test_the_page_of_speed_has_every_row(scripts: Any) -> None:
+    """Of every run, with goals and verdicts, best times and kernels' shares; missed ones are named first."""
+    pages, rows = scripts("pages"), scripts("rows")
+    found = measured_rows(rows)
+    text = pages.speed_text([pages.Run(ABOUT, found), pages.Run({**ABOUT, "isa": "avx512"}, found)])
+    assert text.startswith("Of 6 goals, 2 were missed: ")
+    assert text.index("### AVX2: a processor") < text.index("### AVX-512: a processor")
+    assert "a processor, avx2, 2 threads, FMA peak 180.0 GFLOP/s; zennit 0.5." in text
+    for row in found:
+        assert text.count(rows.line(row)) == 2
+    assert "share of the FMA peak, highest, direct: 60% to 60% back; highest: 90% to 90% forward." in text
 
 
 @pytest.mark.parametrize(("precision", "factor", "lines"), [

