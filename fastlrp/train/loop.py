@@ -190,14 +190,14 @@ class _Step:
                 for key, array in layer.trained.items()]
         try:
             with np.errstate(all="raise", under="ignore"):
-                updated = self.optimizer.update(self.net, [array for *_, array in keys],
-                                                [found[layer.name][key] for layer, key, _ in keys])
+                updated, finite = self.optimizer.update(self.net, [array for *_, array in keys],
+                                                        [found[layer.name][key] for layer, key, _ in keys])
         except FloatingPointError as error:
             _demand(False, f"the update of the parameters fails at step {number} ({error})")
         values = [(layer, key, new) for (layer, key, _), new in zip(keys, updated, strict=True)]
-        if not _are_finite(updated):  # NaN in a gradient raises nothing above
+        if not finite:  # NaN in a gradient raises nothing above
             for layer, key, new in values:
-                _demand(_is_finite(new), f"{layer.name}.{key} is not finite after step {number}")
+                _demand(np.isfinite(new).all(), f"{layer.name}.{key} is not finite after step {number}")
         _assign(values)
         return value
 
@@ -312,17 +312,6 @@ def _set(layer: ParameterLayer, key: str, array: Array) -> None:
 def _demand(condition: Any, message: str) -> None:
     if not condition:
         raise FloatingPointError(f"{message}: training diverged; try a smaller learning rate, or look for NaN in x")
-
-
-def _are_finite(arrays: Sequence[Array]) -> bool:
-    """Optimisers hand out parts of few arrays: these are looked at whole."""
-    wholes = [a.base if isinstance(a.base, np.ndarray) and a.base.dtype == a.dtype else a for a in arrays]
-    return all(map(_is_finite, {id(whole): whole for whole in wholes}.values()))
-
-
-def _is_finite(values: Array) -> bool:
-    """Whether all values are finite: their sum tells in one pass, but where it overflows itself."""
-    return math.isfinite(np.add.reduce(values, axis=None)) or bool(np.isfinite(values).all())
 
 
 def _share_correct(net: Graph, x: Array, classes: Array, batch_size: int | None = None) -> float:

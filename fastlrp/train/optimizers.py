@@ -49,24 +49,25 @@ class Optimizer(ABC):
         self.weight_decay = _number(weight_decay, "weight_decay", 0, math.inf)
         self._states: WeakKeyDictionary[Any, State] = WeakKeyDictionary()
 
-    def update(self, network: Any, parameters: Sequence[Array], gradients: Sequence[Array]) -> list[Array]:
-        """The parameters after one more step of this network."""
+    def update(self, network: Any, parameters: Sequence[Array], gradients: Sequence[Array]) -> tuple[list[Array], bool]:
+        """The parameters after one more step of this network, and whether they are finite."""
         state = self._states.get(network)
         if state is None:
             state = self._states[network] = self._start(parameters)
         state.steps += 1
         coefficients = self._coefficients(state.steps)
         updated: list[Array] = []
+        finite = True
         for group, slots in zip(state.groups, state.slots, strict=True):
             old, gradient = (_kernels.joined(list(arrays[group])) for arrays in (parameters, gradients))
             new = np.empty_like(old)
-            self._apply([old, new, gradient, *slots], state.scratch, coefficients)
+            finite &= self._apply([old, new, gradient, *slots], state.scratch, coefficients)
             new.flags.writeable = False  # whatever parts of it are handed out
             at = 0
             for parameter in parameters[group]:
                 updated.append(new[at:at + parameter.size].reshape(parameter.shape))
                 at += parameter.size
-        return updated
+        return updated, finite
 
     def forget(self, network: Any) -> None:
         """Start anew with the next step of this network."""
@@ -82,11 +83,15 @@ class Optimizer(ABC):
     def _coefficients(self, step: int) -> tuple[float, ...]:
         """The numbers that step `step`, counted from 1, needs."""
 
-    def _apply(self, arrays: Sequence[Array], scratch: Array, coefficients: tuple[float, ...]) -> None:
-        """Write new parameters and their slots, block by block. arrays: old, new, gradient, and the slots."""
+    def _apply(self, arrays: Sequence[Array], scratch: Array, coefficients: tuple[float, ...]) -> bool:
+        """Write new parameters and their slots, block by block; whether the parameters are finite. arrays: old, new,
+        gradient, and the slots."""
+        finite = True
         for first in range(0, arrays[0].size, BLOCK):
             blocks = [array[first:first + BLOCK] for array in arrays]
             self._apply_block(*blocks, scratch=scratch[:blocks[0].size], coefficients=coefficients)
+            finite &= bool(np.isfinite(blocks[1]).all())
+        return finite
 
     @abstractmethod
     def _apply_block(self, old: Array, new: Array, gradient: Array, *slots: Array, scratch: Array,
@@ -159,13 +164,14 @@ class Adam(Optimizer):
         keep = 1 - self.learning_rate * self.weight_decay
         return self.learning_rate * correction / first, self.epsilon * correction, keep
 
-    def _apply(self, arrays: Sequence[Array], scratch: Array, coefficients: tuple[float, ...]) -> None:
+    def _apply(self, arrays: Sequence[Array], scratch: Array, coefficients: tuple[float, ...]) -> bool:
         old, new, gradient, m, v = arrays
         if not old.dtype == gradient.dtype == np.float32:
             return super()._apply(arrays, scratch, coefficients)
         finite = _kernels.adam(old, new, gradient, m, v, self.beta1, self.beta2, *coefficients)
         if not finite and np.isfinite(new).all():  # else the caller will say which parameter is not
             raise FloatingPointError("overflow in Adam's moments")
+        return finite
 
     def _apply_block(self, old: Array, new: Array, gradient: Array, *slots: Array, scratch: Array,
                      coefficients: tuple[float, ...]) -> None:
