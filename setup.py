@@ -10,9 +10,9 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
-COMMON = ["program.c", "product.c", "scatter.c", "winograd.c", "depthwise.c", "dense.c", "lanes.c", "lists.c", "amx.c",
-          "planes.c", "pooled.c", "winograd_amx.c", "gradient.c", "pool.c", "pointwise.c", "dispatch.c", "threads.c",
-          "apart.c", "memory.c", "isa_portable.c"]
+COMMON = ["program.c", "product.c", "narrow.c", "scatter.c", "winograd.c", "depthwise.c", "dense.c", "lanes.c",
+          "lists.c", "amx.c", "planes.c", "pooled.c", "winograd_amx.c", "gradient.c", "pool.c", "pointwise.c",
+          "dispatch.c", "threads.c", "apart.c", "memory.c", "isa_portable.c"]
 X86_FLAGS = {"isa_avx2.c": ["-mavx2", "-mfma"], "isa_avx512.c": ["-mavx512f", "-mavx2", "-mfma"]}
 AMX_FLAGS = {"isa_amx.c": ["-mamx-tile", "-mamx-bf16", "-mavx512f", "-mavx512bf16", "-mavx2", "-mfma"]}
 # No fast-math and no contraction: relevance depends on signs and zeros, and tails must round as bodies do.

@@ -81,10 +81,9 @@ typedef struct {
     const char *name;
     int lanes;
     int panel_vectors;  /* vectors in one panel of packed weights */
-    int narrow_vectors; /* vectors along the columns for narrow products, and the most channels with so many of them */
-    int narrow_rows[FLRP_MAX_VECTORS];
     /* rows x vectors: a wide block, up to FLRP_MAX_ROWS rows of up to panel_vectors, or a narrow one, up to
-     * narrow_rows[vectors - 1] rows; acc: [rows][vectors * lanes] */
+     * narrow_rows[vectors - 1] rows of output channels; acc: [rows][vectors * lanes] */
+    int narrow_rows[FLRP_MAX_VECTORS];
     void (*tile)(int rows, int vectors, const flrp_tile *t, float *acc);
     /* Rows of a line in a block of so many vectors, at most. Several lines, up to 9, make a block of one vector alone,
      * with at most line_rows[0] rows of all of them. */
@@ -206,6 +205,14 @@ typedef struct {
     int64_t sample, samples, row, rows;
 } flrp_region;
 
+/* How the grid is cut into such tasks: rows of one sample, or several whole samples where they are small. */
+typedef struct {
+    int64_t samples, block_samples, block_rows, sample_blocks, row_blocks;
+} flrp_cut;
+/* slice: rows whose outputs stay in L2 together; tasks of more rows have a few times so many. */
+flrp_cut flrp_cut_grid(const flrp_kernels *kernels, const flrp_product *p, int64_t samples, int64_t slice, int threads);
+flrp_region flrp_region_of(const flrp_cut *cut, const flrp_product *p, int64_t task);
+
 /* Tasks next to a pool (pooled.c): floats of scratch for so many samples and rows, 0 without a pool; and the rows that
  * tasks of about so many may have. A task's own epilogue works on its rows in the scratch; afterwards they are pooled. */
 int64_t flrp_pooled_floats(const flrp_product *p, const flrp_epilogue *e, int64_t samples, int64_t rows);
@@ -225,6 +232,8 @@ int flrp_dense_run(int isa, int threads, const flrp_product *p, int64_t samples,
 int flrp_lists_run(int isa, int threads, const flrp_product *p, int64_t samples, const flrp_operand *operands,
                    const flrp_epilogue *epilogue);
 int flrp_lanes_run(int isa, const flrp_product *p, const flrp_operand *operands, const flrp_epilogue *epilogue);
+int flrp_narrow_run(int isa, int threads, const flrp_product *p, int64_t samples, const flrp_operand *operands,
+                    const flrp_epilogue *epilogue);
 int flrp_winograd_run(int isa, int threads, const flrp_product *p, int64_t samples, const flrp_operand *operands,
                       const flrp_epilogue *epilogue);
 int flrp_winograd_lanes(int isa, const flrp_product *p, const flrp_operand *operands, const flrp_epilogue *epilogue);
@@ -289,6 +298,37 @@ static inline void flrp_prefetch_ends(const flrp_epilogue *e, int side, int64_t 
         if (e->factors[side].data) __builtin_prefetch(e->factors[side].data + i);
         if (e->ratio.relevance) __builtin_prefetch(e->ratio.relevance + i);
     }
+}
+/* Of an axis's source: pixels from the first tap's to the last's, pixels from one tap's to the next's, and the first
+ * tap's pixel at grid point i. */
+static inline int64_t flrp_span(const flrp_axis *a) {
+    return a->taps ? a->offsets[a->taps - 1] - a->offsets[0] + 1 : 1;
+}
+static inline int64_t flrp_spacing(const flrp_axis *a) { return a->taps > 1 ? a->offsets[1] - a->offsets[0] : 1; }
+static inline int64_t flrp_first_source(const flrp_axis *a, int64_t i) {
+    return i * a->step + (a->taps ? a->offsets[0] : 0);
+}
+/* Where the outputs of a grid point begin. */
+static inline int64_t flrp_destination(const flrp_product *p, int64_t sample, int64_t row, int64_t col) {
+    const int64_t y = p->rows.start + row * p->rows.stride, x = p->cols.start + col * p->cols.stride;
+    return ((sample * p->dst_h + y) * p->dst_w + x) * p->dst_c;
+}
+/* Positions [*begin, *end) of n that lie in data of `size`, where the first is number `at`. */
+static inline void flrp_clip(int64_t at, int64_t n, int64_t size, int64_t *begin, int64_t *end) {
+    *begin = flrp_min(flrp_max(-at, 0), n);
+    *end = flrp_max(*begin, flrp_min(n, size - at));
+}
+/* Whether a tile's segments are given one element at a time: where they are short, unless their offsets would crowd the
+ * L1 cache. */
+#define FLRP_SHORT_SEGMENT 16
+#define FLRP_MOST_SHORT 512
+static inline int flrp_by_element(int64_t segments, int64_t length) {
+    return length < FLRP_SHORT_SEGMENT && segments <= FLRP_MOST_SHORT;
+}
+/* Multiply-adds of a product that leaves none out. */
+static inline double flrp_work(const flrp_product *p, int64_t samples) {
+    return (double)samples * p->rows.count * p->cols.count * p->rows.taps * p->cols.taps * p->src_c * p->parts *
+           p->sides * p->dst_c / p->groups;
 }
 /* Taps [*first, *last) of an axis that meet data of `size` at grid point i. */
 static inline void flrp_meeting_taps(const flrp_axis *a, int64_t i, int64_t size, int64_t *first, int64_t *last) {

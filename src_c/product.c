@@ -1,4 +1,5 @@
-/* The driver of every product: forward, backward to the input, one or two operands, one or two sides.
+/* The entry of every product: forward, backward to the input, one or two operands, one or two sides; and the driver of
+ * the wide form.
  *
  * A task covers a block of destination pixels: rows of one sample, or several whole samples where they are small.
  * It reads the source where it lies if every tap is inside the data and nothing is to be transformed; else it
@@ -11,11 +12,9 @@
 
 #include "kernels.h"
 
-#define SHORT_SEGMENT 16 /* runs shorter than this become segments of one element */
-#define MOST_SHORT 512   /* unless their offsets would crowd the L1 cache */
 #define LONG_SEGMENT 128
 #define WEIGHTS_TARGET (48 << 10) /* bytes of a panel's weights that all blocks of pixels take from L1 and L2 */
-#define SCRATCH_TARGET (37 << 10) /* bytes of source rows per task and lane: they stay in L2 beside a slice of weights */
+#define SCRATCH_TARGET (37 << 10) /* bytes of source rows per task and lane: in L2 beside a slice of weights */
 
 #define SLICE_TARGET (24 << 10)   /* bytes a lane of what the epilogue touches */
 #define LEAST_SLICE 48              /* pixels */
@@ -32,40 +31,24 @@ typedef struct {
     const flrp_product *p;
     const flrp_operand *operands;
     const flrp_epilogue *epilogue;
-    int64_t samples;
-    /* source block: spatial extent of all taps, and strides in floats */
-    int64_t span_h, span_w, block_h, block_w;
-    int64_t pixel, line, plane, image; /* plane: one channel's rows, in narrow products */
+    flrp_cut cut;
+    /* source block: pixels of a line, and strides in floats */
+    int64_t block_w, pixel, line, image;
     int copies;
     /* segments of the reduction axis, row tap by row tap */
     int64_t *a_offsets, *b_offsets;
     int64_t row_segments, length;
     int flat; /* segments of one element each */
-    /* tasks */
-    int64_t block_samples, block_rows, sample_blocks, row_blocks, panel_blocks, panels;
+    int64_t panel_blocks, panels;
     char *scratch;
     int64_t slice, most_blocks; /* rows that go through all panels together, at most, and their blocks */
     int64_t slice_segments;     /* of the reduction, that all of these go through together */
-    int64_t scratch_size, line_size; /* floats per thread: source rows, and a narrow product's output line */
-    int64_t sums_size;               /* and sums of blocks */
+    int64_t scratch_size, sums_size;    /* floats per thread: source rows, and sums of blocks */
     int64_t thread_bytes; /* of a thread's scratch, the blocks first */
 } job;
 
-static int narrow(const flrp_product *p) { return p->form == FLRP_NARROW; }
-
-static int64_t span(const flrp_axis *a) { return a->taps ? a->offsets[a->taps - 1] - a->offsets[0] + 1 : 1; }
-
-static int64_t spacing(const flrp_axis *a) { return a->taps > 1 ? a->offsets[1] - a->offsets[0] : 1; }
-
-static int64_t first_source(const flrp_axis *a, int64_t i) { return i * a->step + (a->taps ? a->offsets[0] : 0); }
-
 static int inside(const flrp_axis *a, int64_t size) {
-    return first_source(a, 0) >= 0 && first_source(a, a->count - 1) + span(a) <= size;
-}
-
-/* Of a narrow product's line of results: whole vectors. */
-static int64_t line_width(const job *j) {
-    return flrp_ceil_div(j->p->cols.count, j->kernels->lanes) * j->kernels->lanes;
+    return flrp_first_source(a, 0) >= 0 && flrp_first_source(a, a->count - 1) + flrp_span(a) <= size;
 }
 
 /* Of a row of pixels, at most: one may be cut at its end. */
@@ -80,53 +63,55 @@ static int64_t slice_rows(const job *j) {
     return flrp_max(flrp_ceil_div(LEAST_SLICE, cols), fit);
 }
 
-/* Cut the grid into tasks: enough for every thread, each small enough for its scratch to stay in L2. Rows are cut
- * evenly, into tasks of about a few whole slices: for a rest of a few rows all weights would be read, too. */
-static void plan_tasks(job *j, int threads) {
-    const flrp_product *p = j->p;
-    const int64_t rows = p->rows.count, per_row = p->rows.step * (p->cols.count * p->cols.step + j->span_w) *
-                                                  p->src_c * p->parts * (int64_t)sizeof(float);
-    const int64_t fit = flrp_max(1, SCRATCH_TARGET * j->kernels->lanes / flrp_max(per_row, 1));
-    const int width = j->kernels->lanes * j->kernels->panel_vectors;
-    j->panels = narrow(p) ? 1 : flrp_ceil_div(p->dst_c / p->groups, width);
-    j->block_samples = 1, j->row_blocks = 1;
-    if (fit >= rows) j->block_samples = flrp_even_block(j->samples, fit / rows, threads);
+/* Cut the grid into tasks: enough for every thread, each small enough for its own source rows to stay in L2. Rows that
+ * only further taps reach do not count: a tall kernel has many, but more weights still, which are read for every task.
+ * Rows are cut evenly, into tasks of about a few whole slices: for a rest of a few rows all weights would be read, too. */
+flrp_cut flrp_cut_grid(const flrp_kernels *kernels, const flrp_product *p, int64_t samples, int64_t slice,
+                       int threads) {
+    const int64_t rows = p->rows.count, line = p->cols.count * p->cols.step + flrp_span(&p->cols);
+    const int64_t per_row = p->rows.step * line * p->src_c * p->parts * (int64_t)sizeof(float);
+    const int64_t fit = flrp_max(1, SCRATCH_TARGET * kernels->lanes / flrp_max(per_row, 1));
+    flrp_cut cut = {.samples = samples, .block_samples = 1, .row_blocks = 1};
+    if (fit >= rows) cut.block_samples = flrp_even_block(samples, fit / rows, threads);
     else {
-        const int64_t slice = narrow(p) ? 1 : flrp_even_block(rows, flrp_min(slice_rows(j), fit), 1);
-        j->row_blocks = flrp_ceil_div(flrp_ceil_div(rows, slice), fit / slice);
+        slice = flrp_even_block(rows, flrp_min(slice, fit), 1);
+        cut.row_blocks = flrp_ceil_div(flrp_ceil_div(rows, slice), fit / slice);
     }
-    if (j->samples < threads) j->row_blocks = flrp_min(rows, flrp_ceil_div(j->row_blocks, threads) * threads);
-    j->block_rows = flrp_ceil_div(rows, j->row_blocks);
-    j->sample_blocks = flrp_ceil_div(j->samples, j->block_samples);
-    j->panel_blocks = 1;
-    if (j->sample_blocks * j->row_blocks < threads) j->panel_blocks = flrp_min(threads, j->panels);
+    if (samples < threads) cut.row_blocks = flrp_min(rows, flrp_ceil_div(cut.row_blocks, threads) * threads);
+    cut.block_rows = flrp_ceil_div(rows, cut.row_blocks);
+    cut.sample_blocks = flrp_ceil_div(samples, cut.block_samples);
+    return cut;
+}
+
+/* Where piece i begins of n things in even pieces. */
+static int64_t first_of(int64_t n, int64_t i, int64_t pieces) { return n * i / pieces; }
+
+flrp_region flrp_region_of(const flrp_cut *cut, const flrp_product *p, int64_t task) {
+    const int64_t sample = task / cut->row_blocks * cut->block_samples;
+    const int64_t row = first_of(p->rows.count, task % cut->row_blocks, cut->row_blocks);
+    const int64_t end = first_of(p->rows.count, task % cut->row_blocks + 1, cut->row_blocks);
+    return (flrp_region){sample, flrp_min(cut->block_samples, cut->samples - sample), row, end - row};
+}
+
+static void plan_tasks(job *j, int64_t samples, int threads) {
+    const flrp_product *p = j->p;
+    j->cut = flrp_cut_grid(j->kernels, p, samples, slice_rows(j), threads);
+    j->panels = flrp_ceil_div(p->dst_c / p->groups, j->kernels->lanes * j->kernels->panel_vectors);
+    j->panel_blocks = j->cut.sample_blocks * j->cut.row_blocks < threads ? flrp_min(threads, j->panels) : 1;
 }
 
 static void plan_source(job *j) {
     const flrp_product *p = j->p;
-    j->span_h = span(&p->rows);
-    j->span_w = span(&p->cols);
-    j->copies = narrow(p) || p->parts > 1 || j->operands[0].read != FLRP_PLAIN || !inside(&p->rows, p->src_h) ||
+    j->copies = p->parts > 1 || j->operands[0].read != FLRP_PLAIN || !inside(&p->rows, p->src_h) ||
                 !inside(&p->cols, p->src_w);
-}
-
-static void plan_strides(job *j) {
-    const flrp_product *p = j->p;
-    if (!j->copies) {
-        j->pixel = p->src_c;
-        j->line = p->src_w * j->pixel;
-        j->image = p->src_h * j->line;
-        return;
-    }
-    j->block_h = (j->block_rows - 1) * p->rows.step + j->span_h;
-    j->block_w = (p->cols.count - 1) * p->cols.step + j->span_w;
-    j->pixel = narrow(p) ? 1 : p->src_c * p->parts;
+    j->pixel = p->src_c * p->parts;
+    j->block_w = j->copies ? (p->cols.count - 1) * p->cols.step + flrp_span(&p->cols) : p->src_w;
     j->line = j->block_w * j->pixel;
-    j->plane = (flrp_ceil_div(j->block_h * j->line, 16) | 1) * 16; /* odd, so that they share no set of L1 */
-    j->image = j->plane * (narrow(p) ? p->src_c * p->parts : 1);
-    j->line_size = narrow(p) ? line_width(j) * p->dst_c * (p->sides + 2) : 0;
-    /* Narrow products load whole vectors past the end of a line. */
-    j->scratch_size = j->block_samples * j->image + FLRP_MAX_VECTORS * j->kernels->lanes;
+    j->image = p->src_h * j->line;
+    if (!j->copies) return;
+    const int64_t block_h = (j->cut.block_rows - 1) * p->rows.step + flrp_span(&p->rows);
+    j->image = (flrp_ceil_div(block_h * j->line, 16) | 1) * 16; /* odd, so that they share no set of L1 */
+    j->scratch_size = j->cut.block_samples * j->image;
 }
 
 /* Of how many pieces of the same length a long run is made, so that a few of them have their weights in L1. */
@@ -141,49 +126,34 @@ static int plan_segments(job *j) {
     const flrp_product *p = j->p;
     const int64_t group_c = p->src_c / p->groups;
     const int width = j->kernels->lanes * j->kernels->panel_vectors;
-    const int merged = p->groups == 1 && spacing(&p->cols) == 1; /* the taps of a row are one run of floats */
-    if (narrow(p)) {
-        j->row_segments = p->cols.taps;
-        j->length = p->parts * p->src_c;
-    } else if (merged) {
-        j->row_segments = 1;
-        j->length = p->cols.taps * p->src_c * p->parts;
-    } else {
-        j->row_segments = p->cols.taps * p->parts;
-        j->length = group_c;
-    }
-    const int64_t pieces = narrow(p) ? 1 : pieces_of(j->length);
+    const int merged = p->groups == 1 && flrp_spacing(&p->cols) == 1; /* the taps of a row are one run of floats */
+    j->row_segments = merged ? 1 : p->cols.taps * p->parts;
+    j->length = merged ? p->cols.taps * p->src_c * p->parts : group_c;
+    const int64_t pieces = pieces_of(j->length);
     j->row_segments *= pieces, j->length /= pieces;
-    const int flat = j->length < SHORT_SEGMENT && p->rows.taps * j->row_segments <= MOST_SHORT;
-    const int64_t each = flat ? j->length : 1, count = p->rows.taps * j->row_segments * each;
+    j->flat = flrp_by_element(p->rows.taps * j->row_segments, j->length);
+    const int64_t each = j->flat ? j->length : 1, count = p->rows.taps * j->row_segments * each;
     j->a_offsets = malloc((size_t)flrp_max(2 * count, 1) * sizeof(int64_t));
     if (!j->a_offsets) return FLRP_NO_MEMORY;
     j->b_offsets = j->a_offsets + count;
     for (int64_t i = 0; i < count; i++) {
         const int64_t s = i / each, tap = s / j->row_segments, r = s % j->row_segments;
         const int64_t line = (p->rows.offsets[tap] - p->rows.offsets[0]) * j->line;
-        if (narrow(p)) { /* a: weights, b: a line of a channel's plane */
-            j->a_offsets[i] = i * (flat ? 1 : j->length) * p->dst_c * p->sides;
-            j->b_offsets[i] = line + r * spacing(&p->cols) + i % each * j->plane;
-        } else {
-            const int64_t run = r / pieces, col = merged ? 0 : p->cols.offsets[run / p->parts] - p->cols.offsets[0];
-            j->a_offsets[i] = line + col * j->pixel + (merged ? 0 : run % p->parts * p->src_c) +
-                              r % pieces * j->length + i % each;
-            j->b_offsets[i] = i * (flat ? 1 : j->length) * width;
-        }
+        const int64_t run = r / pieces, col = merged ? 0 : p->cols.offsets[run / p->parts] - p->cols.offsets[0];
+        j->a_offsets[i] = line + col * j->pixel + (merged ? 0 : run % p->parts * p->src_c) + r % pieces * j->length +
+                          i % each;
+        j->b_offsets[i] = i * (j->flat ? 1 : j->length) * width;
     }
-    if (flat) {
-        j->row_segments *= j->length;
-        j->length = 1;
-        j->flat = 1;
-    }
+    j->row_segments *= each;
+    if (j->flat) j->length = 1;
     return FLRP_OK;
 }
 
 void flrp_copy_line(const flrp_kernels *kernels, const flrp_product *p, const flrp_operand *operands, int64_t sample,
                     int64_t y, int64_t x0, int64_t width, float *dst) {
-    const int64_t c = p->src_c, pixel = c * p->parts, begin = flrp_min(flrp_max(-x0, 0), width);
-    const int64_t end = flrp_max(begin, flrp_min(width, p->src_w - x0));
+    const int64_t c = p->src_c, pixel = c * p->parts;
+    int64_t begin, end;
+    flrp_clip(x0, width, p->src_w, &begin, &end);
     const int64_t in_sample = (y * p->src_w + x0 + begin) * c, at = sample * p->src_h * p->src_w * c + in_sample;
     memset(dst, 0, (size_t)(begin * pixel) * sizeof(float));
     memset(dst + end * pixel, 0, (size_t)((width - end) * pixel) * sizeof(float));
@@ -194,48 +164,15 @@ void flrp_copy_line(const flrp_kernels *kernels, const flrp_product *p, const fl
     }
 }
 
-/* A line for a narrow product: each channel's line goes to its own plane. */
-static void copy_planes(const job *j, int64_t sample, int64_t y, float *dst) {
+static void copy_source(const job *j, const flrp_region *r, float *dst) {
     const flrp_product *p = j->p;
-    const int64_t x0 = first_source(&p->cols, 0), c = p->src_c, per_sample = p->src_h * p->src_w * c;
-    const int64_t begin = flrp_min(flrp_max(-x0, 0), j->block_w);
-    const int64_t end = flrp_max(begin, flrp_min(j->block_w, p->src_w - x0)), i = (y * p->src_w + x0 + begin) * c;
-    for (int64_t part = 0; part < p->parts; part++, dst += c * j->plane) {
-        const flrp_operand *o = &j->operands[part];
-        if (end > begin) j->kernels->transpose(end - begin, c, o->data + sample * per_sample + i, c, dst + begin, j->plane);
-        for (int64_t k = 0; k < c; k++) {
-            float *line = dst + k * j->plane;
-            for (int64_t n = 0; n < begin; n++) line[n] = 0; /* few: memset would take longer */
-            for (int64_t n = end; n < j->block_w; n++) line[n] = 0;
-            if (o->read == FLRP_PLAIN) continue;
-            for (int64_t n = begin; n < end; n++)
-                line[n] = flrp_read(line[n], o->bound ? o->bound + i + (n - begin) * c + k : 0, o->read);
-        }
-    }
-}
-
-static void copy_source(const job *j, int64_t sample, int64_t samples, int64_t row, int64_t rows, float *dst) {
-    const flrp_product *p = j->p;
-    const int64_t y0 = first_source(&p->rows, row), lines = (rows - 1) * p->rows.step + j->span_h;
-    /* Lines outside the data stay as they are: no block runs the row taps that would read them. */
-    const int64_t first = flrp_max(0, -y0), last = flrp_min(lines, p->src_h - y0);
-    for (int64_t s = 0; s < samples; s++)
-        for (int64_t l = first; l < last; l++) {
-            float *line = dst + s * j->image + l * j->line;
-            if (narrow(p)) copy_planes(j, sample + s, y0 + l, line);
-            else flrp_copy_line(j->kernels, p, j->operands, sample + s, y0 + l, first_source(&p->cols, 0), j->block_w, line);
-        }
-}
-
-static void set_segments(const job *j, flrp_tile *t, int64_t first, int64_t last) {
-    t->a_offsets = j->flat && narrow(j->p) ? 0 : j->a_offsets + first * j->row_segments;
-    t->b_offsets = j->flat && !narrow(j->p) ? 0 : j->b_offsets + first * j->row_segments;
-    t->segments = flrp_max(0, last - first) * j->row_segments;
-}
-
-static int64_t destination(const flrp_product *p, int64_t sample, int64_t row, int64_t col) {
-    const int64_t y = p->rows.start + row * p->rows.stride, x = p->cols.start + col * p->cols.stride;
-    return ((sample * p->dst_h + y) * p->dst_w + x) * p->dst_c;
+    const int64_t y = flrp_first_source(&p->rows, r->row), x = flrp_first_source(&p->cols, 0);
+    int64_t first, last; /* lines outside the data stay as they are: no block runs the row taps that would read them */
+    flrp_clip(y, (r->rows - 1) * p->rows.step + flrp_span(&p->rows), p->src_h, &first, &last);
+    for (int64_t s = 0; s < r->samples; s++)
+        for (int64_t l = first; l < last; l++)
+            flrp_copy_line(j->kernels, p, j->operands, r->sample + s, y + l, x, j->block_w,
+                           dst + s * j->image + l * j->line);
 }
 
 /* A walk over pixels, columns first. */
@@ -247,7 +184,7 @@ typedef struct {
 static void enter_row(const job *j, cursor *at, const float *source, int64_t sample, int64_t row) {
     at->c = 0;
     at->a = source + at->s * j->image + at->r * j->p->rows.step * j->line;
-    at->offset = destination(j->p, sample + at->s, row + at->r, 0);
+    at->offset = flrp_destination(j->p, sample + at->s, row + at->r, 0);
     flrp_meeting_taps(&j->p->rows, row + at->r, j->p->src_h, &at->first, &at->last);
 }
 
@@ -345,78 +282,11 @@ static void run_panel(const job *j, const block *blocks, int64_t count, int64_t 
     }
 }
 
-/* Narrow: output channels are the block's rows, columns its lanes. Results go to one line of `width` floats a channel. */
-static void narrow_tiles(const job *j, const float *source, int64_t row, float *lines, int64_t width) {
-    const flrp_product *p = j->p;
-    const flrp_kernels *kernels = j->kernels;
-    const int64_t cols = p->cols.count, all = p->sides * p->dst_c;
-    const float *a[FLRP_MAX_ROWS];
-    float acc[FLRP_MAX_TILE] __attribute__((aligned(64)));
-    int64_t first, last;
-    flrp_tile t = {.a = a, .length = j->length, .a_step = all, .b_step = j->plane};
-    flrp_meeting_taps(&p->rows, row, p->src_h, &first, &last);
-    set_segments(j, &t, first, last);
-    for (int64_t c = 0; c < cols; c += kernels->narrow_vectors * kernels->lanes)
-        for (int64_t o = 0, size; o < all; o += size) {
-            const int64_t vectors = flrp_min(kernels->narrow_vectors, flrp_ceil_div(cols - c, kernels->lanes));
-            const int64_t lanes = vectors * kernels->lanes, most = kernels->narrow_rows[vectors - 1];
-            size = flrp_ceil_div(all - o, flrp_ceil_div(all - o, most));
-            for (int64_t m = 0; m < size; m++)
-                a[m] = p->weights + o + m + (j->flat ? first * j->row_segments * all : 0);
-            t.b = source + c;
-            kernels->tile((int)size, (int)vectors, &t, acc);
-            for (int64_t m = 0; m < size; m++)
-                memcpy(lines + (o + m) * width + c, acc + m * lanes, (size_t)lanes * sizeof(float));
-        }
-}
-
-/* The epilogue of a line of pixels, channels together again; neighbouring pixels are one run. */
-static void finish_line(const job *j, const flrp_epilogue *e, int side, int64_t sample, int64_t row, const float *line) {
-    const flrp_product *p = j->p;
-    const int64_t cols = p->cols.count, outs = p->dst_c;
-    if (p->cols.stride == 1) {
-        const int64_t at = destination(p, sample, row, 0);
-        j->kernels->finish(e, side, 1, cols * outs, 0, line, cols * outs, &at);
-        return;
-    }
-    for (int64_t c = 0; c < cols; c++) {
-        const int64_t at = destination(p, sample, row, c);
-        j->kernels->finish(e, side, 1, outs, 0, line + c * outs, outs, &at);
-    }
-}
-
-static void run_narrow_line(const job *j, const flrp_epilogue *e, const float *source, int64_t sample, int64_t row,
-                            float *scratch) {
-    const flrp_product *p = j->p;
-    const int64_t cols = p->cols.count, outs = p->dst_c, width = line_width(j);
-    float *line = scratch + p->sides * outs * width;
-    narrow_tiles(j, source, row, scratch, width);
-    for (int side = 0; side < p->sides; side++, scratch += outs * width) {
-        if (outs > 1) j->kernels->transpose(outs, cols, scratch, width, line, outs);
-        finish_line(j, e, side, sample, row, outs > 1 ? line : scratch);
-    }
-}
-
-static void run_narrow(const job *j, const float *source, int64_t sample, int64_t samples, int64_t row, int64_t rows,
-                       float *scratch) {
-    const flrp_product *p = j->p;
-    const int64_t outs = p->dst_c, run = p->cols.stride == 1 ? p->cols.count : 1;
-    flrp_epilogue e = *j->epilogue;
-    if (e.bias) { /* repeated for all pixels of a run */
-        for (int64_t i = 0; i < run * outs; i++) scratch[i] = e.bias[i % outs];
-        e.bias = scratch;
-    }
-    scratch += line_width(j) * outs;
-    for (int64_t s = 0; s < samples; s++)
-        for (int64_t r = 0; r < rows; r++)
-            run_narrow_line(j, &e, source + s * j->image + r * p->rows.step * j->line, sample + s, row + r, scratch);
-}
-
 /* Pixels that go through all panels together, and segments of the reduction that they go through together. */
 static void plan_slices(job *j) {
-    j->slice = flrp_min(j->block_rows, slice_rows(j));
-    if (j->block_samples > 1) j->slice = j->block_rows;
-    j->most_blocks = narrow(j->p) ? 0 : j->block_samples * j->slice * blocks_of_row(j);
+    j->slice = flrp_min(j->cut.block_rows, slice_rows(j));
+    if (j->cut.block_samples > 1) j->slice = j->cut.block_rows;
+    j->most_blocks = j->cut.block_samples * j->slice * blocks_of_row(j);
     const int64_t width = (int64_t)j->kernels->lanes * j->kernels->panel_vectors, segments = j->p->rows.taps * j->row_segments;
     const int64_t bytes = flrp_max(1, j->length * width * (int64_t)sizeof(float));
     const int slices_pay = j->most_blocks > 1 && j->most_blocks <= 2 * MOST_LISTED; /* else their sums leave L2 */
@@ -424,45 +294,56 @@ static void plan_slices(job *j) {
     j->sums_size = FLRP_MAX_TILE * (j->slice_segments < segments ? j->most_blocks : 1);
 }
 
-/* Where piece i begins of n things in even pieces. */
-static int64_t first_of(int64_t n, int64_t i, int64_t pieces) { return n * i / pieces; }
-
 static void run_task(void *context, int64_t task, int thread) {
     const job *j = context;
     const flrp_product *p = j->p;
-    const int64_t part = task / j->panel_blocks, piece = task % j->panel_blocks;
-    const int64_t sample = part / j->row_blocks * j->block_samples;
-    const int64_t samples = flrp_min(j->block_samples, j->samples - sample);
-    const int64_t row = first_of(p->rows.count, part % j->row_blocks, j->row_blocks);
-    const int64_t rows = first_of(p->rows.count, part % j->row_blocks + 1, j->row_blocks) - row;
+    const int64_t piece = task % j->panel_blocks;
+    const flrp_region region = flrp_region_of(&j->cut, p, task / j->panel_blocks);
     block *blocks = (block *)(j->scratch + thread * j->thread_bytes);
     float *sums = flrp_aligned(blocks + j->most_blocks), *scratch = sums + j->sums_size;
     const float *source = scratch;
-    if (j->copies) copy_source(j, sample, samples, row, rows, scratch);
+    if (j->copies) copy_source(j, &region, scratch);
     else
-        source = j->operands[0].data + sample * j->image + first_source(&p->rows, row) * j->line +
-                 first_source(&p->cols, 0) * j->pixel;
-    if (narrow(p)) {
-        run_narrow(j, source, sample, samples, row, rows, scratch + j->scratch_size);
-        return;
-    }
+        source = j->operands[0].data + region.sample * j->image + flrp_first_source(&p->rows, region.row) * j->line +
+                 flrp_first_source(&p->cols, 0) * j->pixel;
     const int64_t begin = first_of(j->panels, piece, j->panel_blocks);
     const int64_t end = first_of(j->panels, piece + 1, j->panel_blocks);
-    const int64_t slices = flrp_ceil_div(rows, j->slice);
+    const int64_t slices = flrp_ceil_div(region.rows, j->slice);
     for (int64_t i = 0; i < slices; i++)
         for (int64_t group = 0; group < p->groups; group++) {
-            const int64_t r = first_of(rows, i, slices), some = first_of(rows, i + 1, slices) - r;
+            const int64_t r = first_of(region.rows, i, slices), some = first_of(region.rows, i + 1, slices) - r;
             const float *from = source + r * p->rows.step * j->line + group * (p->src_c / p->groups);
-            const int64_t count = list_blocks(j, from, sample, samples, row + r, some, blocks);
+            const int64_t count = list_blocks(j, from, region.sample, region.samples, region.row + r, some, blocks);
             for (int64_t panel = begin; panel < end; panel++) run_panel(j, blocks, count, group, panel, sums);
         }
 }
 
+static int run_wide(int isa, int threads, const flrp_product *p, int64_t samples, const flrp_operand *operands,
+                    const flrp_epilogue *epilogue) {
+    job j = {.kernels = flrp_kernels_of(isa), .p = p, .operands = operands, .epilogue = epilogue};
+    const double work = flrp_work(p, samples);
+    threads = flrp_threads_for(threads, INT64_MAX, work);
+    plan_tasks(&j, samples, threads);
+    plan_source(&j);
+    if (plan_segments(&j)) return FLRP_NO_MEMORY;
+    plan_slices(&j);
+    const int64_t bytes = (j.scratch_size + j.sums_size) * (int64_t)sizeof(float) +
+                          j.most_blocks * (int64_t)sizeof(block);
+    j.thread_bytes = (flrp_ceil_div(bytes, FLRP_CACHE_LINE) + 1) * FLRP_CACHE_LINE;
+    j.scratch = malloc((size_t)(threads * j.thread_bytes));
+    const int status = j.scratch ? FLRP_OK : FLRP_NO_MEMORY;
+    if (status == FLRP_OK)
+        flrp_parallel(threads, j.cut.sample_blocks * j.cut.row_blocks * j.panel_blocks, work, run_task, &j);
+    free(j.scratch);
+    free(j.a_offsets);
+    return status;
+}
+
 int flrp_product_run(int isa, int threads, const flrp_product *p, int64_t samples, const flrp_operand *operands,
                      const flrp_epilogue *epilogue) {
-    job j = {.kernels = flrp_kernels_of(isa), .p = p, .operands = operands, .epilogue = epilogue, .samples = samples};
     if (!samples || !p->rows.count || !p->cols.count) return FLRP_OK;
     switch (p->form) {
+    case FLRP_NARROW: return flrp_narrow_run(isa, threads, p, samples, operands, epilogue);
     case FLRP_SCATTER: return flrp_scatter_run(isa, threads, p, samples, operands, epilogue);
     case FLRP_WINOGRAD:
         if (p->limbs) return flrp_winograd_limbs_run(isa, threads, p, samples, operands, epilogue);
@@ -473,25 +354,6 @@ int flrp_product_run(int isa, int threads, const flrp_product *p, int64_t sample
     case FLRP_LISTS: return flrp_lists_run(isa, threads, p, samples, operands, epilogue);
     case FLRP_LANES: return flrp_lanes_run(isa, p, operands, epilogue);
     case FLRP_LIMBS: return flrp_limbs_run(isa, threads, p, samples, operands, epilogue);
+    default: return run_wide(isa, threads, p, samples, operands, epilogue);
     }
-    const double work = (double)samples * p->rows.count * p->cols.count * p->rows.taps * p->cols.taps * p->src_c *
-                        p->parts * p->sides * p->dst_c / p->groups;
-    threads = flrp_threads_for(threads, INT64_MAX, work);
-    plan_source(&j);
-    plan_tasks(&j, threads);
-    plan_strides(&j);
-    if (plan_segments(&j)) return FLRP_NO_MEMORY;
-    plan_slices(&j);
-    const int64_t bytes = (j.scratch_size + j.line_size + j.sums_size) * (int64_t)sizeof(float) +
-                          j.most_blocks * (int64_t)sizeof(block);
-    j.thread_bytes = (flrp_ceil_div(bytes, FLRP_CACHE_LINE) + 1) * FLRP_CACHE_LINE;
-    j.scratch = malloc((size_t)(threads * j.thread_bytes));
-    if (!j.scratch) {
-        free(j.a_offsets);
-        return FLRP_NO_MEMORY;
-    }
-    flrp_parallel(threads, j.sample_blocks * j.row_blocks * j.panel_blocks, work, run_task, &j);
-    free(j.scratch);
-    free(j.a_offsets);
-    return FLRP_OK;
 }

@@ -15,7 +15,6 @@ const flrp_kernels TABLE = {
     .name = ISA_NAME,
     .lanes = VW,
     .panel_vectors = PANEL_VECTORS,
-    .narrow_vectors = FLRP_MAX_VECTORS,
     .narrow_rows = NARROW_ROWS,
     .tile = tile,
     .line_rows = LINE_ROWS,
