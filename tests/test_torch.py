@@ -56,7 +56,7 @@ def draw(shape: tuple[int, ...], n: int = 3, seed: int = 0) -> Any:
 def error(net: fastlrp.Network, module: nn.Module, *inputs: Any) -> float:
     """The largest difference of outputs, over the largest output."""
     with torch.no_grad():
-        expected = module(*inputs).numpy()
+        expected = module(*(x.clone() for x in inputs)).numpy()  # which a module may change
     found = net.forward(inputs[0].numpy() if len(inputs) == 1 else [x.numpy() for x in inputs])
     assert found.shape == expected.shape
     return float(np.abs(found - expected).max() / np.abs(expected).max())
@@ -102,7 +102,11 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "Flatten and Unflatten": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(168, 12), nn.Unflatten(1, (3, 2, 2)),
                                                     nn.Conv2d(3, 2, 2)), IMAGE),
     "Dropout": (nn.Dropout, ROW),
+    "Dropout1d": (nn.Dropout1d, LINE),
     "Dropout2d": (nn.Dropout2d, IMAGE),
+    **{f"{kind} in place": (lambda kind=kind: getattr(nn, kind)(inplace=True), LINE if kind == "Dropout1d" else IMAGE)
+       for kind in ("ReLU", "ReLU6", "LeakyReLU", "ELU", "SELU", "SiLU", "Hardswish", "Hardsigmoid", "Hardtanh", "Mish",
+                    "Dropout", "Dropout1d", "Dropout2d")},
 }
 FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[int, ...], tuple[tuple[int, ...], ...]]] = {
     "F.relu": (F.relu, IMAGE, ()),
@@ -387,9 +391,10 @@ CHANGED = Calls(lambda x: ((y := x * 2.0).view(-1, 5, 2).relu_(), y)[1])  # read
 
 
 @pytest.mark.parametrize("first", [nn.ReLU(inplace=True), CHANGED], ids=["as it is", "taken apart"])
-def test_dropout_keeps_its_rate(first: nn.Module) -> None:
+@pytest.mark.parametrize("inplace", [False, True])
+def test_dropout_keeps_its_rate(first: nn.Module, inplace: bool) -> None:
     """For training; also where torch has to take apart what happens in place."""
-    net = fastlrp.from_torch(nn.Sequential(first, nn.Dropout(0.25), nn.Linear(10, 3)), draw(ROW))
+    net = fastlrp.from_torch(nn.Sequential(first, nn.Dropout(0.25, inplace), nn.Linear(10, 3)), draw(ROW))
     assert [layer.rate for layer in net.layers if isinstance(layer, fastlrp.Dropout)] == [0.25]
 
 
@@ -399,13 +404,17 @@ def test_dropout_keeps_its_rate(first: nn.Module) -> None:
     (lambda x: (y := x * 2.0) + F.dropout(y.view(-1, 5, 2), 0.1, False).flatten(1), [0.1]),
     (lambda x: ((y := x * 2.0), F.dropout(y.view(-1, 5, 2), 0.1, False).tanh_())[0], []),  # a copy would not change y
     (lambda x: ((y := x * 2.0), F.dropout(y.view(-1, 5, 2), 0.1, False).flatten(1) * 2.0)[1].add_(y), [0.1]),
-], ids=["two", "in place", "a sum", "whose input is read after a change", "whose input is added in place"])
+    (lambda x: F.dropout(y := x * 2.0, 0.1, False, inplace=True) + y, [0.1]),
+], ids=["two", "in place", "a sum", "whose input is read after a change", "whose input is added in place",
+        "in place, with its input read"])
 def test_dropout_where_torch_replaces_what_happens_in_place(call: Callable[..., Any], rates: list[float]) -> None:
     module = nn.Sequential(CHANGED, Calls(call))
     x = draw(ROW)
     net = fastlrp.from_torch(module, x)
     assert error(net, module, x) <= SMALL
-    assert [layer.rate for layer in net.layers if isinstance(layer, fastlrp.Dropout)] == rates
+    dropouts = [node for node in net.nodes if isinstance(node.layer, fastlrp.Dropout)]
+    assert [node.layer.rate for node in dropouts] == rates
+    assert [node.name for node in dropouts] == ["dropout", "dropout_1"][:len(rates)]
 
 
 @pytest.mark.parametrize("name", ["ShuffleNetV2"])

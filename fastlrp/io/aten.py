@@ -224,7 +224,7 @@ def _same(b: Builder, a: Any) -> Value:
 
 
 def _dropout(b: Builder, a: Any) -> Value:
-    return b.dropout(a.input, a.p)
+    return b.dropout(_source(a), a.p)
 
 
 # ---- sums and products ----

@@ -347,7 +347,7 @@ class _Reader:
         counts: Counter[str] = Counter()
         names = {}
         for node in nodes:
-            path, kind = _path(node), _kind(node)
+            path, kind = _path(node), _kind(node).removeprefix("native_")  # dropouts where torch has replaced them
             module = self._module(node)
             if path and len(kinds.get(path, ())) == 1 and module is not None and not any(module.children()):
                 names[node] = path
