@@ -168,8 +168,19 @@ def _pad(b: Builder, a: Any) -> Value:
 
 
 def _upsample(b: Builder, a: Any) -> Value:
+    """PyTorch takes place i of the result from i / factor, in single precision, the factor being the one that it is
+    given: not new / old where that makes no whole size."""
     x = _source(a)
-    return b.upsample(x, [new / old for new, old in zip(a.result[2:], x.shape[1:], strict=True)])
+    names = ("scales",) if len(x.shape) == 2 else ("scales_h", "scales_w")
+    factors = getattr(a, "scale_factors", None) or [getattr(a, name, None) for name in names]
+    sizes = list(zip(x.shape[1:], a.result[2:], strict=True))
+    for (old, new), factor in zip(sizes, factors, strict=True):
+        places = np.arange(new)
+        read = places.astype(np.float32) * np.float32(1 / factor if factor else old / new)
+        if new % old == 0 and (read.astype(np.int64).clip(0, old - 1) != places // (new // old)).any():
+            raise Unsupported(f"nearest neighbours other than every pixel repeated, from {old} to {new} pixels"
+                              + (f" by scale_factor={factor:g}" if factor else ""))
+    return b.upsample(x, [new / old for old, new in sizes])
 
 
 def _expand(b: Builder, a: Any) -> Value:
