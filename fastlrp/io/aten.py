@@ -18,6 +18,7 @@ from .building import BATCH, Builder, Unsupported, Value
 Reader = Callable[[Builder, Any], Any]
 
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
+SOFTPLUS_IS_X = 17  # or more: in single precision it is the same whether PyTorch computes it or takes x instead
 
 
 # ---- weights ----
@@ -80,6 +81,8 @@ def _elu(b: Builder, a: Any) -> Value:
 def _softplus(b: Builder, a: Any) -> Value:
     if a.beta != 1:
         raise Unsupported(f"beta={a.beta}: only 1")
+    if a.threshold < SOFTPLUS_IS_X:
+        raise Unsupported(f"threshold={a.threshold}: only {SOFTPLUS_IS_X} and more")
     return b.activation(a.self, "softplus")
 
 
