@@ -127,11 +127,18 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[int, ...], tuple[tuple[int,
     "unsqueeze": (lambda x: x[:, :, None], LINE, ()),
     "permute": (lambda x: x.permute(0, 2, 3, 1), IMAGE, ()),
     "transpose": (lambda x: x.transpose(1, 2).contiguous(), LINE, ()),
+    "x.movedim": (lambda x: x.movedim(1, -1), IMAGE, ()),
+    "x.moveaxis": (lambda x: x.moveaxis((1, -1), (2, 1)), IMAGE, ()),
+    "x.swapdims": (lambda x: x.swapdims(1, 2), LINE, ()),
+    "torch.stack": (lambda x: torch.stack([x, x.tanh()], 2).flatten(1, 2), IMAGE, ()),
+    "torch.stack of rows": (lambda x: torch.stack([x, x.tanh(), x], -1).mean(2), ROW, ()),
     "torch.cat": (lambda x: torch.cat([x, F.relu(x)], 1), IMAGE, ()),
     "torch.cat along rows": (lambda x: torch.cat([x, F.relu(x), x], dim=-2), IMAGE, ()),
     "+": (lambda x: x + torch.tanh(x), IMAGE, ()),
     "torch.add with alpha": (lambda x: torch.add(x, torch.tanh(x), alpha=0.5), IMAGE, ()),
     "-": (lambda x: x - torch.sigmoid(x), IMAGE, ()),
+    "-x": (lambda x: -x, IMAGE, ()),
+    "x.neg_()": (lambda x: (x * 2.0).neg_().negative(), ROW, ()),
     "constants": (lambda x: 3 - (2 * x + 1) / 4 - 0.5, IMAGE, ()),
     "buffers": (lambda x, mean, scale: (x - mean) / scale.abs(), IMAGE, ((1, 4, 1, 1), (4, 1, 1))),
     "a parameter added": (lambda x, w, b: F.linear(x, w) + b, ROW, ((3, 10), (3,))),
@@ -150,6 +157,11 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[int, ...], tuple[tuple[int,
     "x * sigmoid(x)": (lambda x: x * torch.sigmoid(x), IMAGE, ()),
     "hardswish by hand": (lambda x: x * F.relu6(x + 3) / 6, IMAGE, ()),
     "clamp": (lambda x: x.clamp(-0.5, 0.7).clamp(min=0), IMAGE, ()),
+    "maximum": (lambda x: torch.max(torch.maximum(x, torch.tensor(-0.5)), torch.zeros(1)), IMAGE, ()),
+    "minimum": (lambda x: torch.min(torch.minimum(x, torch.tensor(0.5)), torch.zeros(1)), ROW, ()),
+    "maximum of a parameter": (lambda x, low: torch.maximum(low, x), IMAGE, ((1, 1, 1),)),
+    "GELU by erf": (lambda x: 0.5 * x * (1 + torch.erf(x / 2**0.5)), IMAGE, ()),
+    "GELU by erf, otherwise": (lambda x: x * ((torch.special.erf(x * 0.5**0.5) + 1) / 2), ROW, ()),
     "F.interpolate": (lambda x: F.interpolate(x, scale_factor=2.0, mode="nearest"), IMAGE, ()),
     "F.pad": (lambda x: F.pad(x, (1, 0, 2, 1)), IMAGE, ()),
     "a slice of everything": (lambda x: x[:, :4, 0:], IMAGE, ()),
@@ -439,6 +451,23 @@ def test_relevance_where_channels_are_split_and_shuffled(name: str, tmp_path: Pa
             np.testing.assert_allclose(found.sum(axis=(1, 2, 3)), logits.detach().numpy(), rtol=1e-5)
 
 
+LRP_0 = fastlrp.composites.Uniform(fastlrp.rules.Epsilon(1e-14))
+
+
+@pytest.mark.parametrize(("composite", "function"), [
+    (LRP_0, lambda x: torch.minimum(torch.stack([-x, torch.maximum(x, torch.zeros(1))], 2), torch.tensor(9.0))),
+    (LRP_0, lambda x: -x.relu().movedim(1, -1)),
+    ("gradient_x_input", lambda x: 0.5 * x * (1 + torch.erf(x / 2**0.5))),
+], ids=["stack and bounds", "movedim", "erf"])
+def test_relevance_is_the_gradient_times_the_input(composite: Any, function: Callable[..., Any]) -> None:
+    """PyTorch's: LRP-0 where the network is piecewise linear, without shifts."""
+    module, x = nn.Sequential(nn.Conv2d(4, 4, 1, bias=False), Calls(function), nn.Flatten()), draw(IMAGE)
+    found = fastlrp.from_torch(module, x).explain(x.numpy(), 5, composite, precision="float64").relevance
+    module, x = module.double(), x.double().requires_grad_()
+    slope, = torch.autograd.grad(module(x)[:, 5].sum(), x)
+    np.testing.assert_allclose(found, (slope * x).detach().numpy(), rtol=1e-5, atol=1e-7)
+
+
 def test_dropout_for_training_is_a_copy() -> None:
     """Of a module in evaluation too: functions do not know. What is dropped is left to training."""
     module = Calls(lambda x: F.dropout(y := x * 2.0, 1e-9).relu_() + y)
@@ -486,6 +515,8 @@ def test_parts_have_the_names_of_their_operators() -> None:
     module = Calls(lambda x: torch.cat([x.split([1, 2, 1], 1)[1], *x.chunk(2, 1)], 1))
     net = fastlrp.from_torch(module, draw(IMAGE))
     assert [node.name for node in net.nodes] == ["split_with_sizes.1", "chunk.0", "chunk.1", "cat"]
+    net = fastlrp.from_torch(Calls(lambda x: torch.stack([x, x], 1)), draw(ROW))
+    assert [node.name for node in net.nodes] == ["stack.0", "stack.1", "stack"]
 
 
 def test_dropout_of_everything_is_nothing() -> None:
@@ -543,6 +574,11 @@ UNSUPPORTED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], list[str]
     "the largest": (lambda: Calls(lambda x: x.topk(2, 1)[0]), (4, 3, 3), ["topk"]),
     "where the largest are": (lambda: Calls(lambda x: F.max_pool2d(x, 2, return_indices=True)[1].float()), (4, 4, 4),
                               ["max_pool2d_with_indices", "only its first result"]),
+    "maxima of two values": (lambda: Calls(lambda x: torch.maximum(x, x.tanh())), (9,), ["maximum", "one number"]),
+    "minima with many numbers": (lambda: Calls(torch.minimum, (9,)), (9,), ["minimum", "one number"]),
+    "erf alone": (lambda: Calls(torch.erf), (9,), ["erf (node", "GELU"]),
+    "stacked samples": (lambda: Calls(lambda x: torch.stack([x, x])), (9,), ["stack", "mixes the batch"]),
+    "a batch moved": (lambda: Calls(lambda x: x.movedim(0, 1)), (2, 9), ["movedim", "batch"]),
     "an LSTM": (lambda: nn.Sequential(nn.LSTM(3, 2, batch_first=True), Calls(lambda y: y[0])), (4, 3), ["lstm"]),
     **{f"a branch on {name}": (lambda branch=branch: Calls(lambda x: -x if branch(x.shape[0]) else x), (9,),
                                ["other sizes of the batch"])
@@ -550,6 +586,8 @@ UNSUPPORTED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], list[str]
                             lambda n: n % 2 == 0, "four samples": lambda n: n == 4}.items()},
     "a division by 0": (lambda: Calls(lambda x: x / 0), (9,), ["div", "the constant inf: only finite ones"]),
     "a clip to one number": (lambda: Calls(lambda x: x.clamp(1, 1)), (9,), ["clamp", "bounds 1 and 1"]),
+    "a maximum with NaN": (lambda: Calls(lambda x: torch.maximum(x, torch.tensor(torch.nan))), (9,),
+                           ["maximum", "bounds nan and inf"]),
     "a batch of 7": (lambda: Calls(lambda x: x.view(7, -1)), (2, 9), ["other sizes of the batch"]),
     "a batch as a number": (lambda: Calls(lambda x: x.view(int(x.shape[0]), -1)), (2, 9),
                             ["other sizes of the batch"]),

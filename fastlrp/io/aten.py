@@ -99,8 +99,22 @@ def _clip(low: str, high: str) -> Reader:
     return read
 
 
+def _bound(side: str) -> Reader:
+    """The larger, or smaller, of a value and a number, which is the bound on this side."""
+    def read(b: Builder, a: Any) -> Value:
+        x, bound = (a.self, a.other) if isinstance(a.self, Value) else (a.other, a.self)
+        if isinstance(bound, Value) or bound.size != 1:
+            raise Unsupported("only with one number")
+        return b.clip(x, **{side: bound.item()})
+    return read
+
+
 def _relu6(b: Builder, a: Any) -> Value:
     return b.clip(a.self, 0, 6)  # which may be a part of Hardswish
+
+
+def _erf(b: Builder, a: Any) -> Value:
+    return b.erf(a.self)
 
 
 def _prelu(b: Builder, a: Any) -> Value:
@@ -157,10 +171,22 @@ def _transpose(b: Builder, a: Any) -> Value:
     return b.transpose(a.self, axes)
 
 
+def _movedim(b: Builder, a: Any) -> Value:
+    rank = len(a.result)
+    source, destination = ([axis % rank for axis in ([axes] if isinstance(axes, int) else axes)]
+                           for axes in (a.source, a.destination))
+    moved, rest = dict(zip(destination, source, strict=True)), (axis for axis in range(rank) if axis not in source)
+    return b.transpose(a.self, [moved[axis] if axis in moved else next(rest) for axis in range(rank)])
+
+
 def _cat(b: Builder, a: Any) -> Value:
     if not all(isinstance(value, Value) for value in a.tensors):
         raise Unsupported("with a constant among the values")
     return b.concat(a.tensors, a.dim)
+
+
+def _stack(b: Builder, a: Any) -> Value:
+    return b.concat([b.unsqueeze(x, [a.dim], part=str(i)) for i, x in enumerate(a.tensors)], a.dim)
 
 
 def _pad(b: Builder, a: Any) -> Value:
@@ -266,6 +292,10 @@ def _rsub(b: Builder, a: Any) -> Value:
     return _sum(b, a.other, a.self, -a.alpha)
 
 
+def _neg(b: Builder, a: Any) -> Value:
+    return b.scale(a.self, times=-1.0)
+
+
 def _mul(b: Builder, a: Any) -> Value:
     if isinstance(a.self, Value) and isinstance(a.other, Value):
         return b.mul(a.self, a.other)
@@ -311,7 +341,8 @@ READERS: dict[str, Reader] = {
     "leaky_relu": _activation("leaky_relu", "negative_slope"), "gelu": _activation("gelu", "approximate"),
     "relu6": _relu6, "elu": _elu, "softplus": _softplus, "prelu": _prelu, "_prelu_kernel": _prelu,
     "hardtanh": _clip("min_val", "max_val"), "clamp": _clip("min", "max"), "clamp_min": _clip("min", ""),
-    "clamp_max": _clip("", "max"),
+    "clamp_max": _clip("", "max"), "erf": _erf, "special_erf": _erf,
+    **dict.fromkeys(("maximum", "max"), _bound("low")), **dict.fromkeys(("minimum", "min"), _bound("high")),
     **dict.fromkeys(("softmax", "_softmax", "log_softmax", "_log_softmax"), _softmax),
     **dict.fromkeys(("max_pool1d", "max_pool2d"), _max_pool),
     **dict.fromkeys(("max_pool1d_with_indices", "max_pool2d_with_indices"), _first(_max_pool)),
@@ -320,14 +351,15 @@ READERS: dict[str, Reader] = {
     **dict.fromkeys(("adaptive_max_pool1d", "adaptive_max_pool2d"), _adaptive_max_pool),
     "mean": _mean,
     **dict.fromkeys(("view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze"), _reshape),
-    "permute": _permute, "transpose": _transpose, "swapaxes": _transpose, "cat": _cat,
+    "permute": _permute, **dict.fromkeys(("transpose", "swapaxes", "swapdims"), _transpose),
+    "movedim": _movedim, "moveaxis": _movedim, "cat": _cat, "stack": _stack,
     "pad": _pad, "constant_pad_nd": _pad,
     **dict.fromkeys(("upsample_nearest1d", "upsample_nearest2d"), _upsample),
     "expand": _expand, "expand_as": _expand, "slice": _slice, "select": _select, "narrow": _narrow,
     "split": _split, "split_with_sizes": _split, "chunk": _chunk,
     **dict.fromkeys(("contiguous", "clone", "alias", "detach", "to", "_to_copy"), _same),
     **dict.fromkeys(DROPOUTS, _dropout), "native_dropout": _first(_dropout),
-    "add": _add, "sub": _sub, "rsub": _rsub, "mul": _mul, "div": _div,
+    "add": _add, "sub": _sub, "rsub": _rsub, "mul": _mul, "div": _div, "neg": _neg, "negative": _neg,
 }
 # What may have sizes made of the batch's among its arguments: the trace knows the shape that comes of them.
 RESHAPING = {"view", "reshape", "_unsafe_view", "unflatten", "expand", "slice", "upsample_nearest1d",
