@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import subprocess
 import sys
 from collections.abc import Callable
@@ -640,6 +641,20 @@ def test_unsupported_operators_are_named(name: str) -> None:
 def test_arguments_are_checked(arguments: Any, kind: type[Exception], words: str) -> None:
     with pytest.raises(kind, match=words):
         fastlrp.from_torch(*arguments)
+
+
+@pytest.mark.parametrize("disabled", [False, True])
+def test_what_torch_logs_of_errors_is_not_shown(disabled: bool, capsys: Any, monkeypatch: Any) -> None:
+    """The error says it; its loggers are left as they were."""
+    names = "torch._subclasses.fake_tensor", "torch.export._trace", "torch.fx.experimental.symbolic_shapes"
+    loggers = [logging.getLogger(name) for name in names]
+    for logger in loggers:
+        monkeypatch.setattr(logger, "disabled", disabled)
+    for module in (nn.Linear(10, 3), Calls(lambda x, w: x + w, (7,))):
+        with pytest.raises(fastlrp.UnsupportedError, match="cannot trace it: "):
+            fastlrp.from_torch(module, draw((9,)))
+    assert capsys.readouterr().err == ""
+    assert [logger.disabled for logger in loggers] == [disabled] * len(loggers)
 
 
 def test_torch_is_not_needed_until_it_is_asked_for() -> None:
