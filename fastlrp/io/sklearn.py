@@ -82,11 +82,18 @@ def _scaling(scaler: Any) -> Iterator[Layer]:
     if isinstance(scaler, StandardScaler):
         # mean_ and scale_ may be there without being used.
         times = 1 / scaler.scale_ if scaler.with_std else 1.0
-        yield Scale(times, -scaler.mean_ * times if scaler.with_mean else 0.0)
+        yield _around(scaler.mean_, times, -scaler.mean_ * times) if scaler.with_mean else Scale(times)
     else:
-        yield Scale(scaler.scale_, scaler.min_)
+        yield _around(scaler.data_min_, scaler.scale_, scaler.min_)
         if scaler.clip:
             yield Clip(*scaler.feature_range)
+
+
+def _around(middle: Any, times: Any, plus: Any) -> Layer:
+    """x · times + plus for features around a value, of which single precision keeps the digits where it is subtracted
+    first: as it rounds it, and the rest later."""
+    minus = np.float32(middle)
+    return Scale(times, plus + minus.astype(np.float64) * times, minus=minus)
 
 
 def _dense(perceptron: Any, weights: list[Any]) -> Iterator[Layer]:
