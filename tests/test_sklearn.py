@@ -207,6 +207,11 @@ def test_other_objects(model):
         fastlrp.from_sklearn(model)
 
 
+def test_pipelines_without_steps():
+    with pytest.raises(ValueError, match=r"model must have at least one step, got Pipeline\(steps=\[\]\)"):
+        fastlrp.from_sklearn(Pipeline([]))
+
+
 def test_without_scikit_learn():
     done = run_python("import sys; sys.modules['sklearn'] = None; import fastlrp; fastlrp.from_sklearn(1)")
     assert done.stderr.strip().endswith("ImportError: from_sklearn needs scikit-learn: pip install fastlrp[sklearn]")

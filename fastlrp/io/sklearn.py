@@ -40,6 +40,8 @@ def from_sklearn(model: Any) -> Network:
     if not isinstance(model, BaseEstimator):
         raise TypeError(f"model must be a scikit-learn estimator, got {model!r}")
     if isinstance(model, Pipeline):
+        if not model.steps:
+            raise ValueError(f"model must have at least one step, got {model!r}")
         steps = [(f"step {name!r} ({type(step).__name__})", step) for name, step in model.steps]
     else:
         steps = [(type(model).__name__, model)]
