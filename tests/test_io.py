@@ -5,6 +5,7 @@ import io
 import json
 import os
 import random
+import re
 import signal
 import stat
 import struct
@@ -367,11 +368,18 @@ def test_descriptions_that_are_too_long_are_not_written(path):
 
 
 @pytest.mark.parametrize("call", [lambda p: files.save(None, p), lambda p: files.save_params([], p),
-                                  lambda p: files.load_params(3, p), lambda p: files.load(3),
-                                  lambda p: tiny().save(None)])
-def test_wrong_arguments(call, path):
-    with pytest.raises(TypeError):
+                                  lambda p: files.load_params(3, p)])
+def test_wrong_networks(call, path):
+    with pytest.raises(TypeError, match=r"net must be a fastlrp\.Network, got"):
         call(path)
+
+
+@pytest.mark.parametrize("other", [None, 3, 1.5, [], bytearray(b"net.npz")], ids=repr)
+@pytest.mark.parametrize("call", [files.load, lambda p: tiny().save(p), lambda p: tiny().save_params(p),
+                                  lambda p: tiny().load_params(p)], ids=["load", "save", "save_params", "load_params"])
+def test_wrong_paths(call, other):
+    with pytest.raises(TypeError, match=rf"path must be a str, bytes or os\.PathLike, got {re.escape(repr(other))}"):
+        call(other)
 
 
 # ------------------------------------------------------------------------------------------ writing

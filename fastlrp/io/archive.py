@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from math import prod
 from types import TracebackType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -50,6 +50,13 @@ class Member:
     crc: int
     flags: int
     method: int
+
+
+def as_path(path: Any) -> str:
+    """A path as text; TypeError for anything else, as a number, which open() would take for a file of the caller's."""
+    if not isinstance(path, (str, bytes, os.PathLike)):
+        raise TypeError(f"path must be a str, bytes or os.PathLike, got {path!r:.100}")
+    return os.fsdecode(path)
 
 
 def npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
@@ -88,7 +95,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     only a killed process leaves it (".fastlrp-*.tmp"). Links are followed and an existing file keeps its mode, as with
     open(). ValueError where the path is something other than a file.
     """
-    target = os.path.realpath(os.fsdecode(path))
+    target = os.path.realpath(as_path(path))
     replaces = os.path.exists(target)
     if replaces and not os.path.isfile(target):
         raise ValueError(f"path: expected a file to write or replace, but {target} is something else")
@@ -123,7 +130,7 @@ class Archive:
     """An archive open for reading, a context manager; `members` by name. OSError where the file cannot be read."""
 
     def __init__(self, path: str | os.PathLike[str]):
-        self.path = os.fsdecode(path)
+        self.path = as_path(path)
         self._file = open(self.path, "rb")  # noqa: SIM115  closed by __exit__
         try:
             self.members = self._directory()
