@@ -3,7 +3,9 @@
 In and out: arrays by member name. Members are stored uncompressed, one after the other without gaps, so that all
 declared bytes together are the file's own and no member can unfold into more than it occupies. The reader takes this
 layout and no other: FormatError names the file and the member or byte. It never parses an array's header: the caller
-knows type and shape, so the header can only be one string of bytes, which excludes pickles and object arrays.
+knows type and shape, so the header can only be one string of bytes, which excludes pickles and object arrays. What a
+zip notes beside layout, names, sizes and checksums is not looked at: time stamps, versions, attributes and comments of
+members, numbers of disks, extra fields but those for 64 bits.
 
 Not here: what the arrays mean (description.py), compression, appending, pickles.
 """
