@@ -5,6 +5,7 @@ import io
 import json
 import os
 import random
+import re
 import signal
 import stat
 import struct
@@ -146,6 +147,7 @@ def test_branches_come_back(path):
     fastlrp.AvgPool2d(1, count_include_pad=np.bool_(False)),
     fastlrp.MaxPool2d(2, dilation=[1, 2], ceil_mode=True), fastlrp.AdaptiveAvgPool2d((2, 1)), fastlrp.GlobalAvgPool2d(),
     fastlrp.Scale(np.arange(18).reshape(3, 3, 2) / 7), fastlrp.Scale(-1, [0.1, 2]), fastlrp.Upsample([2, 1]),
+    fastlrp.Scale(2, minus=0.1), fastlrp.Scale([1, 2], 0.5, minus=[0, 1 / 3]), fastlrp.Scale(minus=[0, 0]),
     fastlrp.Slice(), fastlrp.Slice(-3, -1, None), fastlrp.Slice(0, 0, 2, np.int64(2)),
     fastlrp.SumPool2d(1, scale=np.float64(1) / 3)], ids=repr)
 def test_options_come_back(layer, path):
@@ -153,6 +155,13 @@ def test_options_come_back(layer, path):
     net.save(path)
     assert state(files.load(path)) == state(net)
     assert repr(files.load(path).layers[0]) == repr(layer)
+
+
+def test_scales_that_subtract_nothing_are_stored_without(path):
+    """As versions read it that know times and plus alone."""
+    fastlrp.Network([fastlrp.Scale(2, [1, 2, 3])], input_shape=(3,)).save(path)
+    layer, = json.loads(bytes(np.load(path)["fastlrp.json"]))["layers"]
+    assert (layer["config"], layer["constants"]) == ({"times": 2.0}, ["plus"])
 
 
 def test_a_mean_image_comes_back(path):
@@ -359,11 +368,18 @@ def test_descriptions_that_are_too_long_are_not_written(path):
 
 
 @pytest.mark.parametrize("call", [lambda p: files.save(None, p), lambda p: files.save_params([], p),
-                                  lambda p: files.load_params(3, p), lambda p: files.load(3),
-                                  lambda p: tiny().save(None)])
-def test_wrong_arguments(call, path):
-    with pytest.raises(TypeError):
+                                  lambda p: files.load_params(3, p)])
+def test_wrong_networks(call, path):
+    with pytest.raises(TypeError, match=r"net must be a fastlrp\.Network, got"):
         call(path)
+
+
+@pytest.mark.parametrize("other", [None, 3, 1.5, [], bytearray(b"net.npz")], ids=repr)
+@pytest.mark.parametrize("call", [files.load, lambda p: tiny().save(p), lambda p: tiny().save_params(p),
+                                  lambda p: tiny().load_params(p)], ids=["load", "save", "save_params", "load_params"])
+def test_wrong_paths(call, other):
+    with pytest.raises(TypeError, match=rf"path must be a str, bytes or os\.PathLike, got {re.escape(repr(other))}"):
+        call(other)
 
 
 # ------------------------------------------------------------------------------------------ writing

@@ -438,8 +438,8 @@ def test_ranges_of_slices() -> None:
 
 # ---- constants ----
 
-CONSTANTS = [(fastlrp.Scale, "times"), (fastlrp.Scale, "plus"), (fastlrp.PReLU, "slope"),
-             (fastlrp.Normalize, "mean"), (fastlrp.Normalize, "std")]
+CONSTANTS = [(fastlrp.Scale, "times"), (fastlrp.Scale, "plus"), (fastlrp.Scale, "minus"),
+             (fastlrp.PReLU, "slope"), (fastlrp.Normalize, "mean"), (fastlrp.Normalize, "std")]
 
 
 @pytest.mark.parametrize(("cls", "key"), CONSTANTS, ids=[key for _, key in CONSTANTS])

@@ -282,6 +282,18 @@ def test_files_that_cannot_be_read(tmp_path):
             fastlrp.from_lrp_toolbox(path, (2,))
 
 
+def test_open_files_are_no_paths(tmp_path):
+    """And stay open: they are the caller's."""
+    path = tmp_path / "model.txt"
+    path.write_text(PLAIN)
+    with open(path, "rb") as file:
+        for other in (file.fileno(), file, None):
+            with pytest.raises(TypeError, match=r"path must be a str, bytes or os\.PathLike, got"):
+                fastlrp.from_lrp_toolbox(other, (2,))
+        assert file.read() == PLAIN.encode()
+    fastlrp.from_lrp_toolbox(os.fsencode(path), (2,))
+
+
 def ends_of_layers(content):
     """Where a file may end and be a model: after a layer with all its numbers."""
     ends, at, left = set(), 0, 0

@@ -656,6 +656,29 @@ def test_sizes_that_the_file_leaves_open() -> None:
             fastlrp.from_onnx(data, input_shapes=shapes)
 
 
+@pytest.mark.parametrize("shape", [[3, 4, 7], np.array([3, 4, 7]), (np.int64(3), np.int32(4), 7)], ids=repr)
+def test_sizes_of_any_integer_type(shape: Any) -> None:
+    data = model([node("Relu", "x", "y")], inputs={"x": ("N", 3, "h", "w")})
+    assert fastlrp.from_onnx(data, input_shapes={"x": shape}).input_shape == (3, 4, 7)
+
+
+@pytest.mark.parametrize(("shapes", "kind", "match"), [
+    ("x", TypeError, "input_shapes must be a mapping from inputs to shapes of a sample, got 'x'"),
+    ((3, 4, 7), TypeError, "input_shapes must be a mapping"), ([], TypeError, "input_shapes must be a mapping"),
+    ({"x": 3}, TypeError, r"input_shapes\['x'\] must be a tuple of sizes without the batch, got 3"),
+    ({"x": None}, TypeError, r"input_shapes\['x'\] must be a tuple"),
+    ({"x": "347"}, TypeError, r"input_shapes\['x'\] must be a tuple"),
+    ({"x": (3, 4.0, 7)}, TypeError, r"input_shapes\['x'\] must be an int, got 4\.0"),
+    ({"x": (3, 0, 7)}, ValueError, r"input_shapes\['x'\] must be at least 1, got 0"),
+    ({"x": ()}, ValueError, r"input_shapes\['x'\] must hold at least one size"),
+], ids=repr)
+def test_shapes_of_inputs_are_checked(shapes: Any, kind: type[Exception], match: str) -> None:
+    """Before the file is read, which is not at fault."""
+    with pytest.raises(kind, match=match) as caught:
+        fastlrp.from_onnx("no.onnx", input_shapes=shapes)
+    assert type(caught.value) is kind
+
+
 def test_networks_train_save_and_load(tmp_path: Any) -> None:
     """As any other."""
     net = fastlrp.from_onnx(spatial_model())

@@ -88,6 +88,33 @@ def test_constant_features():
         assert relative_error(fastlrp.from_sklearn(model).forward(x)[:, 0], model.predict(x)) < 1e-5
 
 
+@pytest.mark.parametrize("scaler", [StandardScaler(), StandardScaler(with_std=False), MinMaxScaler()], ids=repr)
+def test_features_far_from_zero_keep_their_digits(scaler, tmp_path):
+    """Single precision holds them to 1e-4: what is subtracted first costs nothing more. As saved, and on the twin."""
+    x = np.random.default_rng(0).normal([2000, -1e5, 0.1], [3, 10, 1], (60, 3)).astype(np.float32)
+    perceptron = MLPRegressor(hidden_layer_sizes=(), max_iter=5, random_state=0)
+    model = make_pipeline(scaler, perceptron).fit(x, x[:, 0] - 2000)
+    net, expected = fastlrp.from_sklearn(model), model.predict(x.astype(np.float64))
+    net.save(tmp_path / "net.npz")
+    for own in (net, fastlrp.load(tmp_path / "net.npz"), net.to_numpy()):
+        assert relative_error(own.forward(x)[:, 0], expected) < 1e-6
+    np.testing.assert_allclose(net.to_numpy(np.float64).forward(x)[:, 0], expected, rtol=1e-6, atol=1e-6)
+    net.test(x)
+    assert net.layers[0].nonnegative == "unknown"
+    found = net.explain(x, start="one", layers=True)
+    np.testing.assert_array_equal(found.relevance, found.layers["scaling1"])
+
+
+def test_a_scale_that_subtracts():
+    """(x − minus) · times + plus: never negative where nothing in it is; what does not fit is named."""
+    net = fastlrp.Network([fastlrp.Scale(2, [0, 1, 2], minus=[-1, 0, -3])], input_shape=(3,))
+    assert net.forward([[1, 2, 3]]).tolist() == [[4, 5, 14]]
+    assert net.layers[0].nonnegative == "as input"
+    assert repr(net.layers[0]) == "Scale(times=2.0, plus=[0.0, 1.0, 2.0], minus=[-1.0, 0.0, -3.0])"
+    with pytest.raises(ValueError, match=r"minus of shape \(2,\) does not fit samples of shape \(3,\)"):
+        fastlrp.Network([fastlrp.Scale(minus=[1, 2])], input_shape=(3,))
+
+
 def test_a_network_like_any_other(tmp_path):
     model = fitted("three classes", SCALERS["three"])
     net = fastlrp.from_sklearn(model)
@@ -178,6 +205,11 @@ def test_models_must_be_fitted(model, part):
 def test_other_objects(model):
     with pytest.raises(TypeError, match="model must be a scikit-learn estimator, got"):
         fastlrp.from_sklearn(model)
+
+
+def test_pipelines_without_steps():
+    with pytest.raises(ValueError, match=r"model must have at least one step, got Pipeline\(steps=\[\]\)"):
+        fastlrp.from_sklearn(Pipeline([]))
 
 
 def test_without_scikit_learn():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import subprocess
 import sys
 from collections.abc import Callable
@@ -56,7 +57,7 @@ def draw(shape: tuple[int, ...], n: int = 3, seed: int = 0) -> Any:
 def error(net: fastlrp.Network, module: nn.Module, *inputs: Any) -> float:
     """The largest difference of outputs, over the largest output."""
     with torch.no_grad():
-        expected = module(*inputs).numpy()
+        expected = module(*(x.clone() for x in inputs)).numpy()  # which a module may change
     found = net.forward(inputs[0].numpy() if len(inputs) == 1 else [x.numpy() for x in inputs])
     assert found.shape == expected.shape
     return float(np.abs(found - expected).max() / np.abs(expected).max())
@@ -83,6 +84,7 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "PReLU per channel": (lambda: nn.PReLU(4), IMAGE),
     "ELU(0.7)": (lambda: nn.ELU(0.7), ROW),
     "GELU by tanh": (lambda: nn.GELU("tanh"), ROW),
+    "Softplus(threshold=17)": (lambda: nn.Sequential(Calls(lambda x: 12 + 10 * x), nn.Softplus(threshold=17)), IMAGE),
     "Hardtanh(-0.5, 2)": (lambda: nn.Hardtanh(-0.5, 2), ROW),
     "MaxPool2d": (lambda: nn.MaxPool2d(2), IMAGE),
     "MaxPool2d with all options": (lambda: nn.MaxPool2d((3, 2), (2, 1), (1, 0), (1, 2), ceil_mode=True), IMAGE),
@@ -96,13 +98,19 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "AdaptiveMaxPool2d(1)": (lambda: nn.AdaptiveMaxPool2d(1), IMAGE),
     "Upsample": (lambda: nn.Upsample(scale_factor=(2, 3)), IMAGE),
     "Upsample to a size": (lambda: nn.Upsample((14, 18)), IMAGE),
+    "Upsample by a factor that makes 3": (lambda: nn.Upsample(scale_factor=3.2, recompute_scale_factor=True), (2, 4)),
+    "Upsample of one pixel by 3.2": (lambda: nn.Upsample(scale_factor=3.2), (2, 1)),
     "ZeroPad2d": (lambda: nn.ZeroPad2d((1, 2, 0, 3)), IMAGE),
     "ConstantPad2d": (lambda: nn.ConstantPad2d(1, 0.5), IMAGE),
     "Flatten": (nn.Flatten, IMAGE),
     "Flatten and Unflatten": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(168, 12), nn.Unflatten(1, (3, 2, 2)),
                                                     nn.Conv2d(3, 2, 2)), IMAGE),
     "Dropout": (nn.Dropout, ROW),
+    "Dropout1d": (nn.Dropout1d, LINE),
     "Dropout2d": (nn.Dropout2d, IMAGE),
+    **{f"{kind} in place": (lambda kind=kind: getattr(nn, kind)(inplace=True), LINE if kind == "Dropout1d" else IMAGE)
+       for kind in ("ReLU", "ReLU6", "LeakyReLU", "ELU", "SELU", "SiLU", "Hardswish", "Hardsigmoid", "Hardtanh", "Mish",
+                    "Dropout", "Dropout1d", "Dropout2d")},
 }
 FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[int, ...], tuple[tuple[int, ...], ...]]] = {
     "F.relu": (F.relu, IMAGE, ()),
@@ -120,11 +128,18 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[int, ...], tuple[tuple[int,
     "unsqueeze": (lambda x: x[:, :, None], LINE, ()),
     "permute": (lambda x: x.permute(0, 2, 3, 1), IMAGE, ()),
     "transpose": (lambda x: x.transpose(1, 2).contiguous(), LINE, ()),
+    "x.movedim": (lambda x: x.movedim(1, -1), IMAGE, ()),
+    "x.moveaxis": (lambda x: x.moveaxis((1, -1), (2, 1)), IMAGE, ()),
+    "x.swapdims": (lambda x: x.swapdims(1, 2), LINE, ()),
+    "torch.stack": (lambda x: torch.stack([x, x.tanh()], 2).flatten(1, 2), IMAGE, ()),
+    "torch.stack of rows": (lambda x: torch.stack([x, x.tanh(), x], -1).mean(2), ROW, ()),
     "torch.cat": (lambda x: torch.cat([x, F.relu(x)], 1), IMAGE, ()),
     "torch.cat along rows": (lambda x: torch.cat([x, F.relu(x), x], dim=-2), IMAGE, ()),
     "+": (lambda x: x + torch.tanh(x), IMAGE, ()),
     "torch.add with alpha": (lambda x: torch.add(x, torch.tanh(x), alpha=0.5), IMAGE, ()),
     "-": (lambda x: x - torch.sigmoid(x), IMAGE, ()),
+    "-x": (lambda x: -x, IMAGE, ()),
+    "x.neg_()": (lambda x: (x * 2.0).neg_().negative(), ROW, ()),
     "constants": (lambda x: 3 - (2 * x + 1) / 4 - 0.5, IMAGE, ()),
     "buffers": (lambda x, mean, scale: (x - mean) / scale.abs(), IMAGE, ((1, 4, 1, 1), (4, 1, 1))),
     "a parameter added": (lambda x, w, b: F.linear(x, w) + b, ROW, ((3, 10), (3,))),
@@ -143,6 +158,11 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[int, ...], tuple[tuple[int,
     "x * sigmoid(x)": (lambda x: x * torch.sigmoid(x), IMAGE, ()),
     "hardswish by hand": (lambda x: x * F.relu6(x + 3) / 6, IMAGE, ()),
     "clamp": (lambda x: x.clamp(-0.5, 0.7).clamp(min=0), IMAGE, ()),
+    "maximum": (lambda x: torch.max(torch.maximum(x, torch.tensor(-0.5)), torch.zeros(1)), IMAGE, ()),
+    "minimum": (lambda x: torch.min(torch.minimum(x, torch.tensor(0.5)), torch.zeros(1)), ROW, ()),
+    "maximum of a parameter": (lambda x, low: torch.maximum(low, x), IMAGE, ((1, 1, 1),)),
+    "GELU by erf": (lambda x: 0.5 * x * (1 + torch.erf(x / 2**0.5)), IMAGE, ()),
+    "GELU by erf, otherwise": (lambda x: x * ((torch.special.erf(x * 0.5**0.5) + 1) / 2), ROW, ()),
     "F.interpolate": (lambda x: F.interpolate(x, scale_factor=2.0, mode="nearest"), IMAGE, ()),
     "F.pad": (lambda x: F.pad(x, (1, 0, 2, 1)), IMAGE, ()),
     "a slice of everything": (lambda x: x[:, :4, 0:], IMAGE, ()),
@@ -387,9 +407,10 @@ CHANGED = Calls(lambda x: ((y := x * 2.0).view(-1, 5, 2).relu_(), y)[1])  # read
 
 
 @pytest.mark.parametrize("first", [nn.ReLU(inplace=True), CHANGED], ids=["as it is", "taken apart"])
-def test_dropout_keeps_its_rate(first: nn.Module) -> None:
+@pytest.mark.parametrize("inplace", [False, True])
+def test_dropout_keeps_its_rate(first: nn.Module, inplace: bool) -> None:
     """For training; also where torch has to take apart what happens in place."""
-    net = fastlrp.from_torch(nn.Sequential(first, nn.Dropout(0.25), nn.Linear(10, 3)), draw(ROW))
+    net = fastlrp.from_torch(nn.Sequential(first, nn.Dropout(0.25, inplace), nn.Linear(10, 3)), draw(ROW))
     assert [layer.rate for layer in net.layers if isinstance(layer, fastlrp.Dropout)] == [0.25]
 
 
@@ -399,13 +420,17 @@ def test_dropout_keeps_its_rate(first: nn.Module) -> None:
     (lambda x: (y := x * 2.0) + F.dropout(y.view(-1, 5, 2), 0.1, False).flatten(1), [0.1]),
     (lambda x: ((y := x * 2.0), F.dropout(y.view(-1, 5, 2), 0.1, False).tanh_())[0], []),  # a copy would not change y
     (lambda x: ((y := x * 2.0), F.dropout(y.view(-1, 5, 2), 0.1, False).flatten(1) * 2.0)[1].add_(y), [0.1]),
-], ids=["two", "in place", "a sum", "whose input is read after a change", "whose input is added in place"])
+    (lambda x: F.dropout(y := x * 2.0, 0.1, False, inplace=True) + y, [0.1]),
+], ids=["two", "in place", "a sum", "whose input is read after a change", "whose input is added in place",
+        "in place, with its input read"])
 def test_dropout_where_torch_replaces_what_happens_in_place(call: Callable[..., Any], rates: list[float]) -> None:
     module = nn.Sequential(CHANGED, Calls(call))
     x = draw(ROW)
     net = fastlrp.from_torch(module, x)
     assert error(net, module, x) <= SMALL
-    assert [layer.rate for layer in net.layers if isinstance(layer, fastlrp.Dropout)] == rates
+    dropouts = [node for node in net.nodes if isinstance(node.layer, fastlrp.Dropout)]
+    assert [node.layer.rate for node in dropouts] == rates
+    assert [node.name for node in dropouts] == ["dropout", "dropout_1"][:len(rates)]
 
 
 @pytest.mark.parametrize("name", ["ShuffleNetV2"])
@@ -425,6 +450,23 @@ def test_relevance_where_channels_are_split_and_shuffled(name: str, tmp_path: Pa
         assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
         if not biases:
             np.testing.assert_allclose(found.sum(axis=(1, 2, 3)), logits.detach().numpy(), rtol=1e-5)
+
+
+LRP_0 = fastlrp.composites.Uniform(fastlrp.rules.Epsilon(1e-14))
+
+
+@pytest.mark.parametrize(("composite", "function"), [
+    (LRP_0, lambda x: torch.minimum(torch.stack([-x, torch.maximum(x, torch.zeros(1))], 2), torch.tensor(9.0))),
+    (LRP_0, lambda x: -x.relu().movedim(1, -1)),
+    ("gradient_x_input", lambda x: 0.5 * x * (1 + torch.erf(x / 2**0.5))),
+], ids=["stack and bounds", "movedim", "erf"])
+def test_relevance_is_the_gradient_times_the_input(composite: Any, function: Callable[..., Any]) -> None:
+    """PyTorch's: LRP-0 where the network is piecewise linear, without shifts."""
+    module, x = nn.Sequential(nn.Conv2d(4, 4, 1, bias=False), Calls(function), nn.Flatten()), draw(IMAGE)
+    found = fastlrp.from_torch(module, x).explain(x.numpy(), 5, composite, precision="float64").relevance
+    module, x = module.double(), x.double().requires_grad_()
+    slope, = torch.autograd.grad(module(x)[:, 5].sum(), x)
+    np.testing.assert_allclose(found, (slope * x).detach().numpy(), rtol=1e-5, atol=1e-7)
 
 
 def test_dropout_for_training_is_a_copy() -> None:
@@ -474,6 +516,8 @@ def test_parts_have_the_names_of_their_operators() -> None:
     module = Calls(lambda x: torch.cat([x.split([1, 2, 1], 1)[1], *x.chunk(2, 1)], 1))
     net = fastlrp.from_torch(module, draw(IMAGE))
     assert [node.name for node in net.nodes] == ["split_with_sizes.1", "chunk.0", "chunk.1", "cat"]
+    net = fastlrp.from_torch(Calls(lambda x: torch.stack([x, x], 1)), draw(ROW))
+    assert [node.name for node in net.nodes] == ["stack.0", "stack.1", "stack"]
 
 
 def test_dropout_of_everything_is_nothing() -> None:
@@ -531,6 +575,11 @@ UNSUPPORTED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], list[str]
     "the largest": (lambda: Calls(lambda x: x.topk(2, 1)[0]), (4, 3, 3), ["topk"]),
     "where the largest are": (lambda: Calls(lambda x: F.max_pool2d(x, 2, return_indices=True)[1].float()), (4, 4, 4),
                               ["max_pool2d_with_indices", "only its first result"]),
+    "maxima of two values": (lambda: Calls(lambda x: torch.maximum(x, x.tanh())), (9,), ["maximum", "one number"]),
+    "minima with many numbers": (lambda: Calls(torch.minimum, (9,)), (9,), ["minimum", "one number"]),
+    "erf alone": (lambda: Calls(torch.erf), (9,), ["erf (node", "GELU"]),
+    "stacked samples": (lambda: Calls(lambda x: torch.stack([x, x])), (9,), ["stack", "mixes the batch"]),
+    "a batch moved": (lambda: Calls(lambda x: x.movedim(0, 1)), (2, 9), ["movedim", "batch"]),
     "an LSTM": (lambda: nn.Sequential(nn.LSTM(3, 2, batch_first=True), Calls(lambda y: y[0])), (4, 3), ["lstm"]),
     **{f"a branch on {name}": (lambda branch=branch: Calls(lambda x: -x if branch(x.shape[0]) else x), (9,),
                                ["other sizes of the batch"])
@@ -538,13 +587,25 @@ UNSUPPORTED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], list[str]
                             lambda n: n % 2 == 0, "four samples": lambda n: n == 4}.items()},
     "a division by 0": (lambda: Calls(lambda x: x / 0), (9,), ["div", "the constant inf: only finite ones"]),
     "a clip to one number": (lambda: Calls(lambda x: x.clamp(1, 1)), (9,), ["clamp", "bounds 1 and 1"]),
+    "a maximum with NaN": (lambda: Calls(lambda x: torch.maximum(x, torch.tensor(torch.nan))), (9,),
+                           ["maximum", "bounds nan and inf"]),
     "a batch of 7": (lambda: Calls(lambda x: x.view(7, -1)), (2, 9), ["other sizes of the batch"]),
     "a batch as a number": (lambda: Calls(lambda x: x.view(int(x.shape[0]), -1)), (2, 9),
                             ["other sizes of the batch"]),
     "samples in groups": (lambda: Calls(lambda x: x.view(-1, 7, 9)), (9,), ["batch"]),
     "reflecting pads": (lambda: nn.ReflectionPad2d(1), (3, 4, 4), ["pad", "'reflect'"]),
     "bilinear upsampling": (lambda: nn.Upsample(scale_factor=2, mode="bilinear"), (3, 4, 4), ["upsample_bilinear2d"]),
+    "upsampling by 3.2": (lambda: nn.Upsample(scale_factor=3.2), (3, 4), [
+        "upsample_nearest1d", "nearest neighbours other", "from 4 to 12 pixels by scale_factor=3.2"]),
+    "upsampling by 3 and 3.2": (lambda: nn.Upsample(scale_factor=(3, 3.2)), (3, 4, 4), ["scale_factor=3.2"]),
+    "upsampling by 3.2, taken apart": (lambda: nn.Sequential(CHANGED, nn.Unflatten(1, (2, 5)), nn.Upsample(None, 2.1)),
+                                       (10,), ["from 5 to 10 pixels by scale_factor=2.1"]),
+    "upsampling by 41, which PyTorch rounds": (lambda: nn.Upsample(scale_factor=41), (3, 4), ["from 4 to 164 pixels"]),
+    "upsampling to 41 times the size": (lambda: nn.Upsample(164), (3, 4), ["from 4 to 164 pixels"]),
     "upsampling by 1.5": (lambda: nn.Upsample(scale_factor=1.5), (3, 4, 4), ["upsample_nearest2d", "whole"]),
+    "softplus up to 1": (lambda: nn.Softplus(threshold=1.0), (9,), ["softplus", "threshold=1.0: only 17 and more"]),
+    "mish of a softplus up to 0.1": (lambda: Calls(lambda x: x * torch.tanh(F.softplus(x, threshold=0.1))), (9,),
+                                     ["softplus", "threshold=0.1"]),
     "a divisor": (lambda: nn.AvgPool2d(2, divisor_override=3), (3, 6, 6), ["avg_pool2d", "divisor_override=3"]),
     "no statistics": (lambda: nn.BatchNorm2d(3, track_running_stats=False), (3, 4, 4), ["batch_norm", "statistics"]),
     "softmax in between": (lambda: nn.Sequential(nn.Softmax(1), nn.Linear(9, 2)), (9,), ["softmax", "last"]),
@@ -580,6 +641,20 @@ def test_unsupported_operators_are_named(name: str) -> None:
 def test_arguments_are_checked(arguments: Any, kind: type[Exception], words: str) -> None:
     with pytest.raises(kind, match=words):
         fastlrp.from_torch(*arguments)
+
+
+@pytest.mark.parametrize("disabled", [False, True])
+def test_what_torch_logs_of_errors_is_not_shown(disabled: bool, capsys: Any, monkeypatch: Any) -> None:
+    """The error says it; its loggers are left as they were."""
+    names = "torch._subclasses.fake_tensor", "torch.export._trace", "torch.fx.experimental.symbolic_shapes"
+    loggers = [logging.getLogger(name) for name in names]
+    for logger in loggers:
+        monkeypatch.setattr(logger, "disabled", disabled)
+    for module in (nn.Linear(10, 3), Calls(lambda x, w: x + w, (7,))):
+        with pytest.raises(fastlrp.UnsupportedError, match="cannot trace it: "):
+            fastlrp.from_torch(module, draw((9,)))
+    assert capsys.readouterr().err == ""
+    assert [logger.disabled for logger in loggers] == [disabled] * len(loggers)
 
 
 def test_torch_is_not_needed_until_it_is_asked_for() -> None:

@@ -12,7 +12,9 @@ brings back every bit. Constants keep every bit that they have.
 
 A file is trusted in nothing: sizes are checked against the file's before memory is taken, and the whole of a load takes
 less than four times the file plus 64 MB. FormatError, which names the file and the place, is raised for anything that
-`save` does not write. Saving replaces a file in one step: a crash leaves the old one or the new one.
+`save` does not write, but for what the zip format notes of members beside names, sizes and bytes: their times,
+versions and attributes are not looked at. Saving replaces a file in one step: a crash leaves the old one or the new
+one.
 """
 
 from __future__ import annotations

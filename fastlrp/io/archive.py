@@ -3,7 +3,9 @@
 In and out: arrays by member name. Members are stored uncompressed, one after the other without gaps, so that all
 declared bytes together are the file's own and no member can unfold into more than it occupies. The reader takes this
 layout and no other: FormatError names the file and the member or byte. It never parses an array's header: the caller
-knows type and shape, so the header can only be one string of bytes, which excludes pickles and object arrays.
+knows type and shape, so the header can only be one string of bytes, which excludes pickles and object arrays. What a
+zip notes beside layout, names, sizes and checksums is not looked at: time stamps, versions, attributes and comments of
+members, numbers of disks, extra fields but those for 64 bits.
 
 Not here: what the arrays mean (description.py), compression, appending, pickles.
 """
@@ -21,7 +23,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from math import prod
 from types import TracebackType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -50,6 +52,13 @@ class Member:
     crc: int
     flags: int
     method: int
+
+
+def as_path(path: Any) -> str:
+    """A path as text; TypeError for anything else, as a number, which open() would take for a file of the caller's."""
+    if not isinstance(path, (str, bytes, os.PathLike)):
+        raise TypeError(f"path must be a str, bytes or os.PathLike, got {path!r:.100}")
+    return os.fsdecode(path)
 
 
 def npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
@@ -88,7 +97,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     only a killed process leaves it (".fastlrp-*.tmp"). Links are followed and an existing file keeps its mode, as with
     open(). ValueError where the path is something other than a file.
     """
-    target = os.path.realpath(os.fsdecode(path))
+    target = os.path.realpath(as_path(path))
     replaces = os.path.exists(target)
     if replaces and not os.path.isfile(target):
         raise ValueError(f"path: expected a file to write or replace, but {target} is something else")
@@ -123,7 +132,7 @@ class Archive:
     """An archive open for reading, a context manager; `members` by name. OSError where the file cannot be read."""
 
     def __init__(self, path: str | os.PathLike[str]):
-        self.path = os.fsdecode(path)
+        self.path = as_path(path)
         self._file = open(self.path, "rb")  # noqa: SIM115  closed by __exit__
         try:
             self.members = self._directory()

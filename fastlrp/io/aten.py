@@ -18,6 +18,7 @@ from .building import BATCH, Builder, Unsupported, Value
 Reader = Callable[[Builder, Any], Any]
 
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
+SOFTPLUS_IS_X = 17  # or more: in single precision it is the same whether PyTorch computes it or takes x instead
 
 
 # ---- weights ----
@@ -80,6 +81,8 @@ def _elu(b: Builder, a: Any) -> Value:
 def _softplus(b: Builder, a: Any) -> Value:
     if a.beta != 1:
         raise Unsupported(f"beta={a.beta}: only 1")
+    if a.threshold < SOFTPLUS_IS_X:
+        raise Unsupported(f"threshold={a.threshold}: only {SOFTPLUS_IS_X} and more")
     return b.activation(a.self, "softplus")
 
 
@@ -96,8 +99,22 @@ def _clip(low: str, high: str) -> Reader:
     return read
 
 
+def _bound(side: str) -> Reader:
+    """The larger, or smaller, of a value and a number, which is the bound on this side."""
+    def read(b: Builder, a: Any) -> Value:
+        x, bound = (a.self, a.other) if isinstance(a.self, Value) else (a.other, a.self)
+        if isinstance(bound, Value) or bound.size != 1:
+            raise Unsupported("only with one number")
+        return b.clip(x, **{side: bound.item()})
+    return read
+
+
 def _relu6(b: Builder, a: Any) -> Value:
     return b.clip(a.self, 0, 6)  # which may be a part of Hardswish
+
+
+def _erf(b: Builder, a: Any) -> Value:
+    return b.erf(a.self)
 
 
 def _prelu(b: Builder, a: Any) -> Value:
@@ -154,10 +171,22 @@ def _transpose(b: Builder, a: Any) -> Value:
     return b.transpose(a.self, axes)
 
 
+def _movedim(b: Builder, a: Any) -> Value:
+    rank = len(a.result)
+    source, destination = ([axis % rank for axis in ([axes] if isinstance(axes, int) else axes)]
+                           for axes in (a.source, a.destination))
+    moved, rest = dict(zip(destination, source, strict=True)), (axis for axis in range(rank) if axis not in source)
+    return b.transpose(a.self, [moved[axis] if axis in moved else next(rest) for axis in range(rank)])
+
+
 def _cat(b: Builder, a: Any) -> Value:
     if not all(isinstance(value, Value) for value in a.tensors):
         raise Unsupported("with a constant among the values")
     return b.concat(a.tensors, a.dim)
+
+
+def _stack(b: Builder, a: Any) -> Value:
+    return b.concat([b.unsqueeze(x, [a.dim], part=str(i)) for i, x in enumerate(a.tensors)], a.dim)
 
 
 def _pad(b: Builder, a: Any) -> Value:
@@ -168,8 +197,19 @@ def _pad(b: Builder, a: Any) -> Value:
 
 
 def _upsample(b: Builder, a: Any) -> Value:
+    """PyTorch takes place i of the result from i / factor, in single precision, the factor being the one that it is
+    given: not new / old where that makes no whole size."""
     x = _source(a)
-    return b.upsample(x, [new / old for new, old in zip(a.result[2:], x.shape[1:], strict=True)])
+    names = ("scales",) if len(x.shape) == 2 else ("scales_h", "scales_w")
+    factors = getattr(a, "scale_factors", None) or [getattr(a, name, None) for name in names]
+    sizes = list(zip(x.shape[1:], a.result[2:], strict=True))
+    for (old, new), factor in zip(sizes, factors, strict=True):
+        places = np.arange(new)
+        read = places.astype(np.float32) * np.float32(1 / factor if factor else old / new)
+        if new % old == 0 and (read.astype(np.int64).clip(0, old - 1) != places // (new // old)).any():
+            raise Unsupported(f"nearest neighbours other than every pixel repeated, from {old} to {new} pixels"
+                              + (f" by scale_factor={factor:g}" if factor else ""))
+    return b.upsample(x, [new / old for old, new in sizes])
 
 
 def _expand(b: Builder, a: Any) -> Value:
@@ -224,7 +264,7 @@ def _same(b: Builder, a: Any) -> Value:
 
 
 def _dropout(b: Builder, a: Any) -> Value:
-    return b.dropout(a.input, a.p)
+    return b.dropout(_source(a), a.p)
 
 
 # ---- sums and products ----
@@ -250,6 +290,10 @@ def _sub(b: Builder, a: Any) -> Value:
 def _rsub(b: Builder, a: Any) -> Value:
     """other − alpha · self."""
     return _sum(b, a.other, a.self, -a.alpha)
+
+
+def _neg(b: Builder, a: Any) -> Value:
+    return b.scale(a.self, times=-1.0)
 
 
 def _mul(b: Builder, a: Any) -> Value:
@@ -297,7 +341,8 @@ READERS: dict[str, Reader] = {
     "leaky_relu": _activation("leaky_relu", "negative_slope"), "gelu": _activation("gelu", "approximate"),
     "relu6": _relu6, "elu": _elu, "softplus": _softplus, "prelu": _prelu, "_prelu_kernel": _prelu,
     "hardtanh": _clip("min_val", "max_val"), "clamp": _clip("min", "max"), "clamp_min": _clip("min", ""),
-    "clamp_max": _clip("", "max"),
+    "clamp_max": _clip("", "max"), "erf": _erf, "special_erf": _erf,
+    **dict.fromkeys(("maximum", "max"), _bound("low")), **dict.fromkeys(("minimum", "min"), _bound("high")),
     **dict.fromkeys(("softmax", "_softmax", "log_softmax", "_log_softmax"), _softmax),
     **dict.fromkeys(("max_pool1d", "max_pool2d"), _max_pool),
     **dict.fromkeys(("max_pool1d_with_indices", "max_pool2d_with_indices"), _first(_max_pool)),
@@ -306,14 +351,15 @@ READERS: dict[str, Reader] = {
     **dict.fromkeys(("adaptive_max_pool1d", "adaptive_max_pool2d"), _adaptive_max_pool),
     "mean": _mean,
     **dict.fromkeys(("view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze"), _reshape),
-    "permute": _permute, "transpose": _transpose, "swapaxes": _transpose, "cat": _cat,
+    "permute": _permute, **dict.fromkeys(("transpose", "swapaxes", "swapdims"), _transpose),
+    "movedim": _movedim, "moveaxis": _movedim, "cat": _cat, "stack": _stack,
     "pad": _pad, "constant_pad_nd": _pad,
     **dict.fromkeys(("upsample_nearest1d", "upsample_nearest2d"), _upsample),
     "expand": _expand, "expand_as": _expand, "slice": _slice, "select": _select, "narrow": _narrow,
     "split": _split, "split_with_sizes": _split, "chunk": _chunk,
     **dict.fromkeys(("contiguous", "clone", "alias", "detach", "to", "_to_copy"), _same),
     **dict.fromkeys(DROPOUTS, _dropout), "native_dropout": _first(_dropout),
-    "add": _add, "sub": _sub, "rsub": _rsub, "mul": _mul, "div": _div,
+    "add": _add, "sub": _sub, "rsub": _rsub, "mul": _mul, "div": _div, "neg": _neg, "negative": _neg,
 }
 # What may have sizes made of the batch's among its arguments: the trace knows the shape that comes of them.
 RESHAPING = {"view", "reshape", "_unsafe_view", "unflatten", "expand", "slice", "upsample_nearest1d",

@@ -179,7 +179,7 @@ class Builder(Pointwise):
             raise Unsupported("squeezing away the batch")
         return self._reshaped(x, tuple(size for i, size in enumerate(x.shape, 1) if i not in leave or size != 1))
 
-    def unsqueeze(self, x: Value, axes: Iterable[int]) -> Value:
+    def unsqueeze(self, x: Value, axes: Iterable[int], part: str = "") -> Value:
         """Put in axes of size 1; counted in the result."""
         axes = list(axes)
         rank = len(x.shape) + 1 + len(axes)
@@ -189,7 +189,7 @@ class Builder(Pointwise):
         if len(new) < len(axes):
             raise ValueError(f"axes must differ, got {axes}")
         own = iter(x.shape)
-        return self._reshaped(x, tuple(1 if i in new else next(own) for i in range(1, rank)))
+        return self._reshaped(x, tuple(1 if i in new else next(own) for i in range(1, rank)), part)
 
     def transpose(self, x: Value, perm: Sequence[int]) -> Value:
         """Axes in another order; the batch stays."""

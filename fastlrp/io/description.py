@@ -13,8 +13,8 @@ output of layer i, as for outputs. A layer that comes again is shared: the same 
 Shapes are of one sample, channels last. Tensors: first all constants, then all parameters, each in the layers' order.
 Kind "parameters" has format, version, kind and tensors alone, and of these no constants. Older versions are read too:
 version 2 had no "constants", and arrays as nested lists in the config; so had version 1, which held sequences:
-"input_shape" for one input, [i] for the inputs of layer i. A reader refuses what it does not know: nothing in a file is
-ignored.
+"input_shape" for one input, [i] for the inputs of layer i. A reader refuses what it does not know: no key, argument or
+tensor is ignored.
 In: a network, or text. Out: text, or a network without parameters; its constants are asked for one by one. Touches no
 file; raises `Fault`.
 """

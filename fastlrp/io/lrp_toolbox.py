@@ -36,6 +36,7 @@ from ..layers import Conv2d, Flatten, Layer, Linear, MaxPool2d, ReLU, SumPool2d,
 from ..layers.value import as_shape
 from ..network import Network
 from ..reference import Array
+from .archive import as_path
 
 Shape = tuple[int, ...]
 
@@ -67,9 +68,9 @@ def from_lrp_toolbox(path: str | os.PathLike[str], input_shape: Sequence[int]) -
     numbers, numbers that are not finite in float32, lines that are cut off. UnsupportedError, a FormatError, lists all
     layers that the format does not have, and a SoftMax elsewhere. OSError where the file cannot be read.
     """
-    shape = as_shape(input_shape, "input_shape")
-    with open(path, "rb") as file:
-        reader = _Reader(os.fsdecode(path), file)
+    name, shape = as_path(path), as_shape(input_shape, "input_shape")
+    with open(name, "rb") as file:
+        reader = _Reader(name, file)
         entries = reader.scan()
         softmax = entries[-1].name == "SoftMax"
         entries = entries[:len(entries) - softmax]

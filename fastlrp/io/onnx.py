@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..layers.base import Shape
+from ..layers.value import as_shape
 from ..network import Network
 from ..reference import Array
 from ..shapes import as_size
@@ -52,25 +53,34 @@ def from_onnx(path: str | PathLike[str] | bytes, *, input_shapes: Mapping[str, S
     depends on constants and shapes alone is computed, by the usual arithmetic.
 
     Raises UnsupportedError, which lists all the nodes that are something else; FormatError where the file is not what
-    it claims to be, naming the file and the node or tensor; both are ValueError. ImportError without onnx, OSError
-    where the file cannot be read. Reading takes about four times the file's size and 64 MB at most. External data is
-    read from regular files inside the model's folder only: no links, absolute paths or "..".
+    it claims to be, or input_shapes does not fit it, naming the file and the node or tensor; both are ValueError.
+    TypeError and ValueError for other arguments, ImportError without onnx, OSError where the file cannot be read.
+    Reading takes about four times the file's size and 64 MB at most. External data is read from regular files inside
+    the model's folder only: no links, absolute paths or "..".
     """
     try:
         import onnx
     except ImportError:
         raise ImportError('from_onnx needs the package onnx: pip install "fastlrp[onnx]"') from None
+    shapes = {} if input_shapes is None else _as_shapes(input_shapes)
     file = File(path)
-    importer = _Importer(file, file.parse(onnx), onnx.defs.onnx_opset_version(), dict(input_shapes or {}))
+    importer = _Importer(file, file.parse(onnx), onnx.defs.onnx_opset_version(), shapes)
     outputs, builder = importer.walk(), importer.builder
     del importer  # the message, and arrays that no layer needs, before layers copy theirs
     return builder.build(outputs)
 
 
+def _as_shapes(given: Any) -> dict[str, Shape]:
+    """input_shapes, or an error that names it and the input."""
+    if not isinstance(given, Mapping):
+        raise TypeError(f"input_shapes must be a mapping from inputs to shapes of a sample, got {given!r:.100}")
+    return {name: as_shape(shape, f"input_shapes[{name!r}]") for name, shape in given.items()}
+
+
 class _Importer:
     """One walk over one model's graph. values: what each name stands for, an array or a Value."""
 
-    def __init__(self, file: File, model: Any, newest: int, shapes: dict[str, Sequence[int]]):
+    def __init__(self, file: File, model: Any, newest: int, shapes: dict[str, Shape]):
         self.file, self.graph, self.shapes = file, model.graph, shapes
         self.values: dict[str, Any] = {}
         self.others: dict[str, Node] = {}  # outputs of nodes after their first

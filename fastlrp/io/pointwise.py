@@ -66,7 +66,7 @@ class Pointwise(Values):
 
     def clip(self, x: Value, low: float = -math.inf, high: float = math.inf) -> Value:
         """min(max(x, low), high)."""
-        if low >= high or low >= NO_BOUND or high <= -NO_BOUND:
+        if not low < high or low >= NO_BOUND or high <= -NO_BOUND:
             raise Unsupported(f"bounds {low:g} and {high:g}: the result does not depend on the input")
         bounds = [float(bound) if abs(bound) < NO_BOUND else None for bound in (low, high)]
         if bounds == [None, None]:

@@ -40,6 +40,8 @@ def from_sklearn(model: Any) -> Network:
     if not isinstance(model, BaseEstimator):
         raise TypeError(f"model must be a scikit-learn estimator, got {model!r}")
     if isinstance(model, Pipeline):
+        if not model.steps:
+            raise ValueError(f"model must have at least one step, got {model!r}")
         steps = [(f"step {name!r} ({type(step).__name__})", step) for name, step in model.steps]
     else:
         steps = [(type(model).__name__, model)]
@@ -82,11 +84,18 @@ def _scaling(scaler: Any) -> Iterator[Layer]:
     if isinstance(scaler, StandardScaler):
         # mean_ and scale_ may be there without being used.
         times = 1 / scaler.scale_ if scaler.with_std else 1.0
-        yield Scale(times, -scaler.mean_ * times if scaler.with_mean else 0.0)
+        yield _around(scaler.mean_, times, -scaler.mean_ * times) if scaler.with_mean else Scale(times)
     else:
-        yield Scale(scaler.scale_, scaler.min_)
+        yield _around(scaler.data_min_, scaler.scale_, scaler.min_)
         if scaler.clip:
             yield Clip(*scaler.feature_range)
+
+
+def _around(middle: Any, times: Any, plus: Any) -> Layer:
+    """x · times + plus for features around a value, of which single precision keeps the digits where it is subtracted
+    first: as it rounds it, and the rest later."""
+    minus = np.float32(middle)
+    return Scale(times, plus + minus.astype(np.float64) * times, minus=minus)
 
 
 def _dense(perceptron: Any, weights: list[Any]) -> Iterator[Layer]:

@@ -8,6 +8,7 @@ here, by torch itself. Nothing is run but that, and the module is left as it was
 from __future__ import annotations
 
 import copy
+import logging
 import operator
 import warnings
 from collections import Counter
@@ -70,8 +71,7 @@ def from_torch(module: Any, example_input: Any) -> Network:
     if not isinstance(module, torch.nn.Module):
         raise TypeError(f"module must be a torch.nn.Module, got {module!r}")
     inputs = _inputs(torch, example_input)
-    with torch.no_grad(), _evaluating(module), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's, about itself
+    with torch.no_grad(), _evaluating(module), _quiet():
         reader = _Reader(torch, module, _traced(torch, module, inputs))
         outputs = reader.read()
     return reader.builder.build(outputs)
@@ -104,6 +104,23 @@ def _evaluating(module: Any) -> Iterator[None]:
     finally:
         for part, training in modes:
             part.training = training
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's warnings about itself, and without what it logs of an error that is raised as well."""
+    loggers = [logging.getLogger(name) for name in ("torch._subclasses.fake_tensor", "torch.export._trace",
+                                                        "torch.fx.experimental.symbolic_shapes")]
+    before = [logger.disabled for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.disabled = True
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, disabled in zip(loggers, before, strict=True):
+            logger.disabled = disabled
 
 
 def _traced(torch: Any, module: Any, inputs: tuple[Any, ...]) -> Any:
@@ -347,7 +364,7 @@ class _Reader:
         counts: Counter[str] = Counter()
         names = {}
         for node in nodes:
-            path, kind = _path(node), _kind(node)
+            path, kind = _path(node), _kind(node).removeprefix("native_")  # dropouts where torch has replaced them
             module = self._module(node)
             if path and len(kinds.get(path, ())) == 1 and module is not None and not any(module.children()):
                 names[node] = path

@@ -66,24 +66,32 @@ class Normalize(Layer):
 
 
 class Scale(Layer):
-    """x · times + plus: constants, each a number, one for each channel, or of a sample's shape (axes of size 1 repeat).
+    """(x − minus) · times + plus: constants, each a number, one for each channel, or of a sample's shape (axes of size
+    1 repeat).
 
+    minus: for values far from zero and close to each other, of which x · times + plus alone loses the digits.
     Relevance passes: constants have no say. Training leaves them as they are.
     """
 
     kind = "scaling"
-    options = constants = ("times", "plus")
+    options = constants = ("times", "plus", "minus")
 
-    def __init__(self, times: Any = 1.0, plus: Any = 0.0, name: str | None = None):
+    def __init__(self, times: Any = 1.0, plus: Any = 0.0, name: str | None = None, *, minus: Any = 0.0):
         super().__init__(name)
-        self.times, self.plus = times, plus
+        self.times, self.plus, self.minus = times, plus, minus
+
+    def arguments(self) -> dict[str, Any]:
+        """minus only where there is one: versions that have no such argument read files without it."""
+        found = super().arguments()
+        return {key: value for key, value in found.items() if key != "minus" or np.ndim(value) or value}
 
     @property
     def nonnegative(self) -> str:  # type: ignore[override]
-        return "as input" if min(np.min(self.times), np.min(self.plus)) >= 0 else "unknown"
+        least = min(np.min(self.times), np.min(self.plus), -np.max(self.minus))
+        return "as input" if least >= 0 else "unknown"
 
     def infer(self, in_shape: Shape) -> Shape:
-        for name in ("times", "plus"):
+        for name in self.constants:
             shape = np.shape(getattr(self, name))
             lacking = len(in_shape) - len(shape)
             if lacking < 0 or any(a not in (1, b) for a, b in zip(shape, in_shape[lacking:], strict=True)):
@@ -92,7 +100,7 @@ class Scale(Layer):
         return in_shape
 
     def forward(self, ops: Any, x: Array) -> tuple[Array, Any]:
-        return ops.affine(x, times=self.times, plus=self.plus), None
+        return ops.affine(x, minus=self.minus, times=self.times, plus=self.plus), None
 
     def backward(self, ops: Any, g: Array, x: Array, kept: Any) -> Array:
         return ops.affine(g, times=self.times)
