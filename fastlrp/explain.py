@@ -29,7 +29,9 @@ class Explanation:
     """What `Network.explain` returns. N samples."""
 
     relevance: Any  # shape and layout of the input; a list of arrays where there are several inputs
-    output: Array  # of the explained layer: logits (N, outputs) unless start_layer says otherwise
+    # of the explained layer: logits (N, outputs) unless start_layer says otherwise; `forward`'s but for their last bits
+    # where a rule has sums of positive and negative contributions, of which they are made
+    output: Array
     target: Array | None  # class explained for each sample (N,); None where the start was given as an array
     start: Array  # relevance at the explained layer's output
     layers: dict[str, Array] = field(default_factory=dict)  # relevance of each layer's output, with layers=True

@@ -151,7 +151,8 @@ class Network(Graph):
         progress: True shows a bar, False none; None: on a terminal, once two seconds have passed, where the samples are
             more than are explained at a time.
 
-        NaN and infinities propagate to what depends on them. An empty batch gives an empty result. Raises ValueError
+        NaN and infinities propagate to what depends on them; a convolution by Winograd's algorithm may make NaN of an
+        infinity, and infinities of values beyond 1e36. An empty batch gives an empty result. Raises ValueError
         or TypeError, naming the argument, what was expected and what came.
         """
         return explain(self.at(precision, start_layer), x, target, composite, start=start, start_layer=start_layer,
