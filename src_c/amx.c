@@ -127,7 +127,8 @@ static void plan_scratch(job *j) {
     j->planes_bytes = flrp_planes_fit(&j->planes, j->block_samples, j->block_rows);
     for (int64_t part = 0; part < p->parts; part++)
         if (j->planes.operands[part].read != FLRP_PLAIN)
-            j->read_bytes = flrp_whole_lines((p->cols.count + j->planes.cols.reach) * p->src_c * (int64_t)sizeof(float));
+            j->read_bytes =
+                flrp_whole_lines((p->cols.count + j->planes.cols.reach) * p->src_c * (int64_t)sizeof(float));
     const int64_t pooled = flrp_pooled_floats(p, &j->epilogue, j->block_samples, j->block_rows);
     j->pooled_bytes = flrp_whole_lines(pooled * (int64_t)sizeof(float));
     const int64_t rows = flrp_ceil_div(most_tiles(j), 2) * 2 * FLRP_LIMB_ROWS;

@@ -31,8 +31,7 @@ static void run_pixel(const job *j, int64_t sample, int64_t row, int64_t col, in
                       const int64_t *w_offsets, float *sums) {
     const flrp_product *p = j->p;
     const int64_t c = p->src_c, from = (row * p->rows.step * p->src_w + col * p->cols.step) * c;
-    const int64_t y = p->rows.start + row * p->rows.stride, x = p->cols.start + col * p->cols.stride;
-    const int64_t at = ((sample * p->dst_h + y) * p->dst_w + x) * c;
+    const int64_t at = flrp_destination(p, sample, row, col);
     for (int side = 0; side < p->sides; side++) {
         for (int64_t part = 0; part < p->parts; part++) {
             const flrp_operand *o = &j->operands[part];

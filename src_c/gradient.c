@@ -96,7 +96,8 @@ static void finish_block(const job *j, int64_t group, int64_t i, int64_t sample,
         offsets[m] = ((b.line + m / b.rows) * line_rows(j) + b.first + m % b.rows) * j->outputs + group * group_out;
     for (int64_t n = 0; n < group_out; n += panel, sums += FLRP_LINES_ROWS * panel) {
         const int64_t count = flrp_min(panel, group_out - n);
-        j->kernels->finish(&add, sample > 0, b.lines * b.rows, count, n, sums, flrp_ceil_div(count, lanes) * lanes, offsets);
+        j->kernels->finish(&add, sample > 0, b.lines * b.rows, count, n, sums, flrp_ceil_div(count, lanes) * lanes,
+                           offsets);
     }
 }
 

@@ -43,8 +43,7 @@ static int64_t source_pixel(const flrp_product *p, int64_t i) {
 
 static int64_t destination(const flrp_product *p, int64_t i) {
     const int64_t cols = p->cols.count, sample = i / (p->rows.count * cols), row = i / cols % p->rows.count;
-    const int64_t y = p->rows.start + row * p->rows.stride, x = p->cols.start + i % cols * p->cols.stride;
-    return ((sample * p->dst_h + y) * p->dst_w + x) * p->dst_c;
+    return flrp_destination(p, sample, row, i % cols);
 }
 
 static void read_pixel(const job *j, int64_t pixel, float *dst) {

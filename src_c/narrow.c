@@ -86,8 +86,8 @@ static void copy_source(const job *j, const flrp_region *r, float *dst) {
         for (int64_t l = first; l < last; l++) copy_line(j, r->sample + s, y + l, dst + s * j->image + l * j->line);
 }
 
-/* The sums of a line of pixels, `width` floats for each side and channel. Inlined, its loops would lack registers: short
- * lines take 3 % longer. */
+/* The sums of a line of pixels, `width` floats for each side and channel. Inlined, its loops would lack registers:
+ * short lines take 3 % longer. */
 __attribute__((noinline)) static void run_tiles(const job *j, const float *source, int64_t row, float *sums) {
     const flrp_product *p = j->p;
     const flrp_kernels *kernels = j->kernels;

@@ -68,8 +68,8 @@ static const float *source_of(const job *j, int64_t sample, int64_t begin, int64
     for (int64_t part = 0; part < p->parts && first < last; part++) {
         const flrp_operand *o = &j->operands[part];
         j->kernels->gather(last - first, p->src_c, o->data + at + first * p->src_c,
-                           o->bound ? o->bound + first * p->src_c : 0, o->read, scratch + first * j->k + part * p->src_c,
-                           j->k);
+                           o->bound ? o->bound + first * p->src_c : 0, o->read,
+                           scratch + first * j->k + part * p->src_c, j->k);
     }
     return scratch;
 }
